@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+# Builds, installs and tests mod_xnat_balance. `make help` lists the targets.
+
+APXS         ?= apxs
+CLANG        ?= clang
+PROVE        ?= prove
+JOBS         ?= 3
+FUZZ_SECONDS ?= 60
+B            := build
+
+APXS_CC      := $(shell $(APXS) -q CC 2>/dev/null)
+ifeq ($(origin CC),default)
+CC           := $(or $(APXS_CC),gcc)
+endif
+CFLAGS       ?= $(or $(shell $(APXS) -q CFLAGS 2>/dev/null),-g -O2)
+HTTPD_FLAGS  := $(shell $(APXS) -q EXTRA_CPPFLAGS 2>/dev/null) \
+    $(addprefix -isystem ,$(shell $(APXS) -q INCLUDEDIR 2>/dev/null) \
+                          $(shell $(APXS) -q APR_INCLUDEDIR 2>/dev/null))
+LIBEXECDIR   ?= $(shell $(APXS) -q LIBEXECDIR)
+SYSCONFDIR   ?= $(shell $(APXS) -q SYSCONFDIR)
+
+WARN := -Wall -Wextra -Wshadow -Wformat=2 -Werror
+BASE := $(WARN) -Isrc -MMD -MP -fPIC -fvisibility=hidden -pthread
+# The core sees libc only: it is compiled without httpd's include paths, so a slip does not compile.
+CORE := -std=c11 -D_GNU_SOURCE $(BASE)
+GLUE := -std=gnu11 $(BASE) -I. $(HTTPD_FLAGS)
+LIBS := -pthread -lm
+
+# Flavours of the same sources, each in its own directory: plain is what gets installed.
+SAN_plain :=
+SAN_asan  := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+SAN_tsan  := -O1 -fno-omit-frame-pointer -fsanitize=thread
+
+core_src := $(wildcard src/xb_*.c)
+glue_src := mod_xnat_balance.c $(wildcard src/xnat_*.c)
+core_obj  = $(patsubst src/%.c,$(B)/$(1)/core/%.o,$(core_src))
+glue_obj  = $(patsubst %.c,$(B)/$(1)/glue/%.o,$(notdir $(glue_src)))
+
+unit_src := $(wildcard t/unit/*_test.c)
+unit_bin := $(patsubst t/unit/%.c,$(B)/unit/%,$(unit_src))
+fuzz_src := $(wildcard t/fuzz/*_fuzz.c)
+replay   := $(patsubst t/fuzz/%_fuzz.c,$(B)/replay/%,$(fuzz_src))
+fuzzers  := $(patsubst t/fuzz/%_fuzz.c,$(B)/libfuzzer/%,$(fuzz_src))
+
+all: $(B)/mod_xnat_balance.so
+
+help:
+	@echo 'make            build $(B)/mod_xnat_balance.so'
+	@echo 'make install    module and configuration, below DESTDIR; then: a2enmod xnat_balance'
+	@echo 'make uninstall  take them away again'
+	@echo 'make check      get what is needed, build, run every test'
+	@echo 'make unit       C unit tests (ASan+UBSan, or TSan where the name says so)'
+	@echo 'make fuzz-replay / fuzz   replay the corpora / fuzz each parser for FUZZ_SECONDS'
+	@echo 'make model      check the model of the protocol with Spin'
+	@echo 'make asan       the module with ASan+UBSan, for XB_ASAN=1 prove ...'
+	@echo 'make clean      remove $(B)/'
+
+# ---- the module
+
+$(B)/mod_xnat_balance.so: $(call glue_obj,plain) $(call core_obj,plain)
+	$(CC) -shared $(CFLAGS) $(LDFLAGS) -Wl,-z,relro,-z,now -o $@ $^ $(LIBS)
+
+asan: $(B)/asan/mod_xnat_balance.so
+$(B)/asan/mod_xnat_balance.so: $(call glue_obj,asan) $(call core_obj,asan)
+	$(CC) -shared $(CFLAGS) $(SAN_asan) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+define flavour
+$(B)/$(1)/core/%.o: src/%.c | have-cc
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS) $$(SAN_$(1)) $$(CORE) -c -o $$@ $$<
+$(B)/$(1)/glue/%.o: src/%.c | have-apxs
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS) $$(SAN_$(1)) $$(GLUE) -c -o $$@ $$<
+$(B)/$(1)/glue/%.o: %.c | have-apxs
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS) $$(SAN_$(1)) $$(GLUE) -c -o $$@ $$<
+endef
+$(foreach f,plain asan tsan,$(eval $(call flavour,$(f))))
+
+# ---- install: files only; no service is started, stopped or reloaded
+
+install: $(B)/mod_xnat_balance.so
+	install -d '$(DESTDIR)$(LIBEXECDIR)' '$(DESTDIR)$(SYSCONFDIR)/mods-available'
+	install -m 644 $< '$(DESTDIR)$(LIBEXECDIR)/'
+	install -m 644 config/xnat_balance.load config/xnat_balance.conf \
+	    '$(DESTDIR)$(SYSCONFDIR)/mods-available/'
+
+uninstall: | have-apxs
+	rm -f '$(DESTDIR)$(LIBEXECDIR)/mod_xnat_balance.so'
+	rm -f '$(DESTDIR)$(SYSCONFDIR)/mods-available/xnat_balance.load'
+	rm -f '$(DESTDIR)$(SYSCONFDIR)/mods-available/xnat_balance.conf'
+
+# ---- tests
+
+check:
+	scripts/deps check
+	+$(MAKE) all tests
+	$(PROVE) -j$(JOBS) -It/lib t/*.t $(sort $(unit_bin) $(replay))
+
+tests: $(unit_bin) $(replay)
+
+unit: $(unit_bin)
+	$(PROVE) -j$(JOBS) $^
+
+fuzz-replay: $(replay)
+	$(PROVE) -j$(JOBS) $^
+
+$(B)/unit/%_tsan_test: t/unit/%_tsan_test.c $(call core_obj,tsan)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN_tsan) $(CORE) -It/unit -MF $@.d -o $@ $(filter %.c %.o,$^) $(LIBS)
+
+$(B)/unit/%_test: t/unit/%_test.c $(call core_obj,asan)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN_asan) $(CORE) -It/unit -MF $@.d -o $@ $(filter %.c %.o,$^) $(LIBS)
+
+$(B)/asan/replay.o: t/fuzz/replay.c | have-cc
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN_asan) $(CORE) -c -o $@ $<
+
+$(B)/replay/%: t/fuzz/%_fuzz.c $(B)/asan/replay.o $(call core_obj,asan)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN_asan) $(CORE) -MF $@.d -o $@ \
+	    $(filter %.c %.o,$^) $(LIBS)
+
+$(B)/libfuzzer/%: t/fuzz/%_fuzz.c $(core_src) | have-clang
+	@mkdir -p $(@D)
+	$(CLANG) -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all $(CORE) \
+	    -MF $@.d -o $@ $(filter %.c,$^) $(LIBS)
+
+# New inputs go below build/; the corpora of the project are only read.
+fuzz: $(fuzzers)
+	@for f in $^; do n=$${f##*/}; mkdir -p $(B)/fuzz/$$n t/fuzz/corpus/$$n; \
+	    echo "== $$n: $(FUZZ_SECONDS) s"; \
+	    $$f -max_total_time=$(FUZZ_SECONDS) -timeout=5 -max_len=8192 -print_final_stats=1 \
+	        -artifact_prefix=$(B)/fuzz/$$n- $(B)/fuzz/$$n t/fuzz/corpus/$$n || exit 1; done
+
+model: | have-spin
+	t/model/run
+
+# ---- tools: what is missing is named with the package that brings it
+
+need = command -v '$(1)' >/dev/null || \
+    { echo '$(1) not found: apt-get install $(2)' >&2; exit 1; }
+have-cc:
+	@$(call need,$(CC),gcc)
+have-apxs: have-cc
+	@$(call need,$(APXS),apache2-dev)
+have-clang:
+	@$(call need,$(CLANG),clang)
+have-spin:
+	@$(call need,spin,spin)
+
+clean:
+	rm -rf $(B)
+
+-include $(wildcard $(B)/*/*/*.d $(B)/*/*.d)
+.SECONDARY:
+.DELETE_ON_ERROR:
+.PHONY: all help asan install uninstall check tests unit fuzz-replay fuzz model clean \
+    have-cc have-apxs have-clang have-spin
