@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Session table in shared memory: what is known of each living session, bounded, shared by all
+ * children and surviving a graceful restart. Included by the glue and the tests.
+ *
+ * Threads and processes: every function may be called from any thread of any process. Request path
+ * (enter, leave, view): no lock, compare-and-swap only. The rest takes the table's robust leaf
+ * lock: nobody calls out, logs or does I/O under it; a locker that finds its predecessor dead runs
+ * the repair first. Times: `_us` = one monotonic clock shared by all processes, > 0.
+ *
+ * Layout: tags[] in buckets of eight (one cache line), entry i belongs to tag i. A session lives in
+ * one of two buckets that its tag names, so a look-up reads two cache lines and follows no links.
+ * Claims: a request in flight is written down in its child's own row before it is counted; the row
+ * of a dead child tells which sessions to count again. */
+#ifndef XB_TABLE_H
+#define XB_TABLE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "xb_id.h"
+#include "xb_word.h"
+
+typedef struct xb_table xb_table_t; /* lies in shared memory, holds no pointers */
+
+#define XB_VISITED_MAX 6
+#define XB_SESSIONS_MAX 2097152u
+
+enum {
+    XB_SESSION_PARTIAL = 1,  /* rule PROB: made again for a session that already ran; where it has
+                                been is not known: no voluntary move */
+    XB_SESSION_UNPROVEN = 2, /* made from a client's word only; first to be forgotten, never
+                                displaces a proven one */
+    XB_SESSION_ENDED = 4,    /* logged out or renamed: forgotten as soon as nothing is in flight */
+    XB_SESSION_CROWDED = 8   /* more visited nodes than fit: no voluntary move */
+};
+
+/* A request that was let through; the caller's memory, given back to leave. */
+typedef struct {
+    uint32_t slot;
+    uint32_t claim;
+    uint16_t child, home, epoch;
+} xb_ref_t;
+
+typedef enum {
+    XB_ENTER_IN,      /* counted; ref is filled; must leave */
+    XB_ENTER_UNKNOWN, /* no such session */
+    XB_ENTER_GATE,    /* being moved: wait and call again; ref->home = where it was */
+    XB_ENTER_UNCOUNTED /* no claim left or too many in flight: let it pass; voluntary moves of this
+                          session are barred for ten minutes; ref->home is valid, do not leave */
+} xb_enter_t;
+
+/* `claims` = requests in flight at once per child, `children` = rows. Sizes for fresh and check. */
+typedef struct {
+    uint32_t sessions, children, claims;
+} xb_table_dim_t;
+
+size_t xb_table_size(const xb_table_dim_t *dim); /* 0: out of range */
+/* mem: 64-byte aligned, size bytes, zeroed. Before any child exists. NULL only if lock setup fails. */
+xb_table_t *xb_table_init(void *mem, const xb_table_dim_t *dim);
+
+/* Children. A child opens a row (index, or -1: none free) before its first request, and closes it
+ * when all its requests have ended. A row whose child died (by pid) is marked, and repaired by
+ * anyone: returns how many sessions were counted again; rows that cannot be settled at once (a
+ * living request is just entering) stay for the next call. Parent or child may call them. */
+int xb_table_child_open(xb_table_t *t, int32_t pid);
+void xb_table_child_close(xb_table_t *t, unsigned child);
+/* Row index of the dead child, -1 if unknown. */
+int xb_table_child_dead(xb_table_t *t, int32_t pid);
+unsigned xb_table_repair(xb_table_t *t);
+/* Pid in a living row, 0 if free or dead. */
+int32_t xb_table_child_pid(const xb_table_t *t, unsigned child);
+
+/* Request path. tag: keyed hash of balancer and base id, != 0. */
+xb_enter_t xb_table_enter(xb_table_t *t, unsigned child, uint64_t tag, int64_t now_us,
+                          xb_ref_t *ref);
+
+/* Ends a request. bar_until_us: no voluntary move before (0: none; used when the answer was not
+ * complete). bytes: what it moved, for the session's own decayed traffic (half_life_s). */
+void xb_table_leave(xb_table_t *t, const xb_ref_t *ref, int64_t now_us, int64_t bar_until_us,
+                    double bytes, double half_life_s);
+
+/* Is the answer of this request still to be believed (same epoch)? */
+bool xb_table_current(const xb_table_t *t, const xb_ref_t *ref);
+
+typedef enum {
+    XB_INSERT_NEW,    /* made, and ref holds one request in flight */
+    XB_INSERT_EXISTS, /* it is there already: enter instead */
+    XB_INSERT_FULL    /* nothing could be forgotten: the session is not remembered */
+} xb_insert_t;
+
+/* Makes an entry with one request in flight. flags: 0 (a full record: its Set-Cookie was just
+ * seen), PARTIAL and/or UNPROVEN. path: index of the cookie's path in the caller's list. The home
+ * counts as visited. *forgot: a living entry was displaced (say so in the log). */
+xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span_t id,
+                            unsigned home, unsigned flags, unsigned path, int64_t now_us,
+                            xb_ref_t *ref, bool *forgot);
+
+/* From an answer of a request that holds ref and is current: the newest id (false if not current
+ * or too long), clears UNPROVEN. */
+bool xb_table_learn(xb_table_t *t, const xb_ref_t *ref, xb_span_t id, int path /* -1: keep */);
+void xb_table_flag(xb_table_t *t, uint32_t slot, unsigned set, unsigned clear);
+
+/* Failover by stock code: home from -> to if it still is `from` and not being moved; both count as
+ * visited. Returns the home that holds now. */
+unsigned xb_table_rehome(xb_table_t *t, uint32_t slot, unsigned from, unsigned to, int64_t now_us);
+
+/* Rule SENT: something of this session may have been sent to the member. */
+void xb_table_visit(xb_table_t *t, uint32_t slot, unsigned member, int64_t now_us);
+/* The copy at this member is gone for certain (released, restarted). */
+void xb_table_unvisit(xb_table_t *t, uint32_t slot, unsigned member);
+
+/* What a walk sees of a slot, without lock; stable only if gate() accepts its word afterwards. */
+typedef struct {
+    uint64_t word; /* as read */
+    xb_word_t w;   /* unpacked */
+    uint32_t requests, flags;
+    uint32_t max_inactive_s; /* 0: not known */
+    unsigned target;         /* of the last gate */
+    int64_t created_us, last_us, bar_until_us, gated_us;
+    double traffic; /* own decayed bytes, as of traffic's last change */
+    struct {
+        unsigned member;
+        int64_t touched_us;
+    } visited[XB_VISITED_MAX];
+    unsigned visited_count;
+} xb_view_t;
+
+uint32_t xb_table_slots(const xb_table_t *t);
+/* False: the slot is free. */
+bool xb_table_view(const xb_table_t *t, uint32_t slot, xb_view_t *out);
+/* Slot of a tag, UINT32_MAX if unknown. */
+uint32_t xb_table_find(const xb_table_t *t, uint64_t tag);
+
+/* Shuts the gate if the word is still `seen` (so nothing entered since it was read). fence: opens a
+ * new epoch and gives up the requests in flight (home gone). Without it requests in flight may
+ * still end. True: *token is ours. */
+bool xb_table_gate(xb_table_t *t, uint32_t slot, uint64_t seen, unsigned target, bool fence,
+                   int64_t now_us, unsigned *token);
+bool xb_table_token(const xb_table_t *t, uint32_t slot, unsigned token, unsigned *inflight);
+/* Fence a gate of ours later on. */
+bool xb_table_fence(xb_table_t *t, uint32_t slot, unsigned token);
+/* Copies id and path index under the token. False: token lost, or no id known. */
+bool xb_table_id(xb_table_t *t, uint32_t slot, unsigned token, char id[XB_ID_MAX + 1],
+                 unsigned *path);
+void xb_table_max_inactive(xb_table_t *t, uint32_t slot, unsigned token, uint32_t seconds);
+/* Commit: home := target, newest id, new epoch, gate open. False: the token was lost. */
+bool xb_table_commit(xb_table_t *t, uint32_t slot, unsigned token, unsigned home, xb_span_t id,
+                     int64_t now_us, int64_t bar_until_us);
+/* Abort: the home keeps it, gate open. */
+bool xb_table_abort(xb_table_t *t, uint32_t slot, unsigned token, int64_t bar_until_us);
+/* The mover died or was slow: draws a new token for a shut gate, so the old one is void. */
+bool xb_table_regate(xb_table_t *t, uint32_t slot, unsigned *token);
+
+/* Walks everything under the lock: 0, or the number of contradictions; *where the first slot. */
+unsigned xb_table_validate(xb_table_t *t, uint32_t *where);
+
+#endif

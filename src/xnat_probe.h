@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A HEAD to a member from a background thread, through mod_proxy itself: http, https, ajp and unix
+ * sockets with the member's own settings, under one total deadline, leaving no trace in the real
+ * worker's counters and error state. One xnat_probe_t per thread; no function here is called from
+ * a request. */
+#ifndef XNAT_PROBE_H
+#define XNAT_PROBE_H
+
+#include "httpd.h"
+#include "mod_proxy.h"
+
+typedef struct xnat_probe_t xnat_probe_t;
+
+/* Hooks that let a deadline reach the socket of a running probe (pre_connection, create_req). */
+void xnat_probe_register_hooks(apr_pool_t *p);
+
+/* Process-wide parts: the deadline watchdog thread. pchild's pre-cleanup stops it. */
+apr_status_t xnat_probe_child_init(apr_pool_t *pchild, server_rec *s);
+/* From child_stopping, before threads are joined: every running and later probe fails at once. */
+void xnat_probe_stop(void);
+
+/* For the calling thread; own pool, own allocator. */
+apr_status_t xnat_probe_create(xnat_probe_t **out, server_rec *s);
+void xnat_probe_destroy(xnat_probe_t *p);
+
+typedef struct {
+    server_rec *server;       /* the virtual host whose traffic the balancer carries */
+    proxy_server_conf *conf;  /* its proxy configuration */
+    proxy_balancer *balancer;
+    proxy_worker *worker;     /* the real one */
+    const char *path;         /* absolute, at the node */
+    const char *host;         /* Host that stock httpd would send with ProxyPreserveHost, or NULL */
+    const char *cookie;       /* whole Cookie header, or NULL */
+    const char *authorization; /* or NULL */
+    const char *forwarded_proto; /* X-Forwarded-Proto that clients' requests had, or NULL */
+    const char *forwarded_for;   /* X-Forwarded-For, or NULL */
+    apr_interval_time_t budget;  /* whole call */
+} xnat_probe_request_t;
+
+typedef enum {
+    XNAT_PROBE_ANSWERED, /* a complete answer; status and cookies are filled */
+    XNAT_PROBE_REFUSED,  /* no connection could be made */
+    XNAT_PROBE_BROKEN,   /* connected, but no whole answer (also after one retry) */
+    XNAT_PROBE_LATE      /* deadline */
+} xnat_probe_rc_t;
+
+#define XNAT_PROBE_COOKIES 16
+
+typedef struct {
+    int status;
+    unsigned cookies;
+    const char *set_cookie[XNAT_PROBE_COOKIES]; /* in the probe's pool, until its next call */
+} xnat_probe_answer_t;
+
+xnat_probe_rc_t xnat_probe_head(xnat_probe_t *p, const xnat_probe_request_t *req,
+                                xnat_probe_answer_t *answer);
+
+#endif
