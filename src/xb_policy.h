@@ -1,24 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who gets a new session, and from where to where one should move. Pure functions over a snapshot
- * of a balancer's members, any thread; the same code runs in the module and under simulation.
- * Score of member i, 1 = balanced:
- *   T = (traffic/weight) / (sum traffic / sum weight)
- *   Q = ((occupancy+1)/weight) / (sum (occupancy+1) / sum weight)
- *   score = (T + beta*Q) / (1 + beta),  beta = 2
- * over the members that can serve. Source: the simulation described in docs/architecture.md. */
+/* Who gets a new session, and from where to where one should move. Pure functions over a
+ * snapshot of a balancer's members, any thread; the same code runs in the module and under
+ * simulation. Score of member i, 1 = balanced: T = (traffic/weight) / (sum traffic / sum
+ * weight) Q = ((occupancy+1)/weight) / (sum (occupancy+1) / sum weight) score = (T + beta*Q) /
+ * (1 + beta),  beta = 2 over the members that can serve. Source: the simulation described in
+ * docs/architecture.md. */
 #ifndef XB_POLICY_H
 #define XB_POLICY_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { XB_LOAD_USABLE = 1,  /* httpd would send it a request now */
-       XB_LOAD_NEW = 2 };   /* and may send it a new session: not draining, disabled, standby */
+enum {
+    XB_LOAD_USABLE = 1, /* httpd would send it a request now */
+    XB_LOAD_NEW = 2
+}; /* and may send it a new session: not draining, disabled, standby */
 
 typedef struct {
-    double weight;    /* lbfactor, > 0 */
-    double traffic;   /* decayed bytes in and out plus the cost of each request */
-    double occupancy; /* decayed mean of requests in flight */
+    double weight;     /* lbfactor, > 0 */
+    double traffic;    /* decayed bytes in and out plus the cost of each request */
+    double occupancy;  /* decayed mean of requests in flight */
     uint32_t sessions; /* that have it as home */
     unsigned flags;
     double score; /* out */
@@ -32,24 +33,26 @@ typedef struct {
 /* Fills score for every usable member; unusable ones get +infinity. */
 void xb_policy_score(xb_load_t *load, unsigned n);
 
-/* The better of two scored members for a new session: <0 a, >0 b, never 0 for a != b (index breaks
- * ties, so that every process agrees). */
+/* The better of two scored members for a new session: <0 a, >0 b, never 0 for a != b (index
+ * breaks ties, so that every process agrees). */
 int xb_policy_better(const xb_load_t *load, unsigned a, unsigned b);
 
-/* The pair (from, to) with the largest difference that deserves an overload move; false: balanced.
- * `from` has sessions and is usable, `to` may take new sessions. */
+/* The pair (from, to) with the largest difference that deserves an overload move; false:
+ * balanced. `from` has sessions and is usable, `to` may take new sessions. */
 bool xb_policy_overload(const xb_load_t *load, unsigned n, const xb_policy_t *p, unsigned *from,
                         unsigned *to);
 
-/* Where one session that must leave `home` should go: the best member that may take it and whose
- * bit is not set in visited[]. -1: none. free_left: how many unvisited candidates remain after it. */
+/* Where one session that must leave `home` should go: the best member that may take it and
+ * whose bit is not set in visited[]. -1: none. free_left: how many unvisited candidates remain
+ * after it. */
 int xb_policy_target(const xb_load_t *load, unsigned n, unsigned home, const bool *visited,
                      unsigned *free_left);
 
 /* Work that one session is worth on average: sum of traffic / sessions (0 without sessions). */
 double xb_policy_session_cost(const xb_load_t *load, unsigned n);
 
-/* Token bucket for XnatBalanceMoveRate; one word in shared memory, compare-and-swap, any thread. */
+/* Token bucket for XnatBalanceMoveRate; one word in shared memory, compare-and-swap, any
+ * thread. */
 typedef struct {
     _Atomic uint64_t word;
 } xb_bucket_t;
