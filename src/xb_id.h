@@ -27,8 +27,9 @@ typedef struct {
 } xb_id_t;
 
 /* Splits an id at the first `sep` (route) and the first '-' of the base (node). False if it is
- * empty, longer than XB_ID_MAX or has a byte outside [A-Za-z0-9_.:-]: such an id is never
- * followed, stored, logged or put in a memcached key. */
+ * empty, longer than XB_ID_MAX, has nothing before its node or route, or has a byte outside
+ * [A-Za-z0-9_.:-]: such an id is never followed, stored, logged or put in a memcached key.
+ * sep 0 (stickysessionsep=Off): false, for such a value is a route and names no session. */
 bool xb_id_parse(xb_span_t text, char sep, xb_id_t *out);
 
 /* The value of path or query parameter `name` as mod_proxy_balancer's get_path_param() finds it

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A balancer's members as the policy sees them, and the way from worker to shared record. */
+#ifndef XNAT_FLEET_H
+#define XNAT_FLEET_H
+
+#include "xnat_config.h"
+#include "xnat_shm.h"
+
+#define XNAT_FLEET_MAX 128
+
+/* A snapshot; `worker` pointers stay good (httpd never removes a worker). */
+typedef struct {
+    unsigned n;
+    proxy_worker *worker[XNAT_FLEET_MAX];
+    unsigned member[XNAT_FLEET_MAX]; /* index of the shared record */
+    xb_load_t load[XNAT_FLEET_MAX];
+} xnat_fleet_t;
+
+/* Shared record of a worker of this balancer, made if need be; XB_MEMBER_NONE if there is no room. */
+unsigned xnat_fleet_member(proxy_balancer *b, proxy_worker *w);
+
+/* Takes the snapshot and scores it. `locked`: the caller holds the balancer's thread lock (finder);
+ * else it is taken for the copy of the worker list. */
+void xnat_fleet_snapshot(xnat_balancer_t *xb, bool locked, int64_t now_us, xnat_fleet_t *out);
+
+/* Position in the snapshot, -1: not a member of this balancer. By record, or else by route (the
+ * same node may be a member of two balancers). */
+int xnat_fleet_position(const xnat_fleet_t *f, unsigned member);
+
+#endif

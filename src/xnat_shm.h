@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The one shared-memory segment: anonymous, made at the first start, kept over graceful restarts,
+ * gone with the last process. It holds the session table, the members' records and everything that
+ * children must agree on. Fixed-width types, offsets instead of pointers. */
+#ifndef XNAT_SHM_H
+#define XNAT_SHM_H
+
+#include "httpd.h"
+
+#include "xb_breaker.h"
+#include "xb_hash.h"
+#include "xb_member.h"
+#include "xb_policy.h"
+#include "xb_reason.h"
+#include "xb_table.h"
+
+#define XNAT_BALANCERS_MAX 64
+#define XNAT_STORES_MAX 32
+#define XNAT_PATHS_MAX 32
+#define XNAT_PATH_SIZE 128
+#define XNAT_RECENT 32
+
+/* What the mover must know of a balancer's traffic to imitate it; text is written once per change
+ * by requests, guarded by `seq` (odd: being written). */
+typedef struct {
+    _Atomic uint64_t key; /* keyed hash of sname; 0: free */
+    xb_bucket_t rate;     /* overload moves */
+    _Atomic uint32_t seq;
+    char host[256];  /* Host of the last new session, for ProxyPreserveHost */
+    char proto[8];   /* its X-Forwarded-Proto, or empty */
+} xnat_shm_balancer_t;
+
+/* Health of one memcached, found by the keyed hash of host:port. */
+typedef struct {
+    _Atomic uint64_t key;
+    xb_breaker_t breaker;
+    _Atomic uint64_t calls, failures;
+} xnat_shm_store_t;
+
+/* Route of a member, written when the record is made and when the administrator changes it. */
+typedef struct {
+    char route[PROXY_WORKER_MAX_ROUTE_SIZE];
+} xnat_shm_route_t;
+
+/* A move that ended, for the status page: a ring; `seq` is its number, odd entries do not exist. */
+typedef struct {
+    _Atomic uint64_t seq; /* number of the move + 1; 0: empty; all ones: being written */
+    int64_t at_us;
+    uint64_t digest;     /* hash of the base id, shown as xb_digest does */
+    uint16_t from, to;   /* members */
+    uint8_t reason;      /* xb_move_t */
+    uint8_t refusal;     /* xb_refusal_t, XB_REFUSALS = committed */
+    uint8_t pad[2];
+    uint32_t took_us;
+} xnat_shm_recent_t;
+
+typedef struct {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t generation; /* configurations that this segment has lived through */
+    uint64_t size;
+    xb_table_dim_t dim;
+    uint32_t pad;
+    uint64_t members_at, table_at; /* offsets */
+    xb_key_t key;                  /* drawn at start: hashes of ids, members, stores */
+    int64_t started_us;
+
+    _Atomic uint64_t lease; /* of the mover: child row + 1 << 48 | heartbeat in ms; 0: nobody */
+    _Atomic uint32_t movers_busy;
+    _Atomic uint32_t waiting; /* requests at gates, all children */
+
+    _Atomic uint64_t decisions[XB_DECISIONS];
+    _Atomic uint64_t moves[XB_MOVE_REASONS];
+    _Atomic uint64_t refusals[XB_REFUSALS];
+    _Atomic int64_t refusal_logged_us[XB_REFUSALS]; /* one line per class and minute */
+    _Atomic uint64_t gate_waits, gate_timeouts, gate_crowded, fenced;
+    _Atomic uint64_t forgotten, not_remembered; /* living entries displaced; sessions without one */
+    _Atomic uint64_t lost_claims;               /* requests that could not be counted */
+    _Atomic uint64_t repaired;                  /* sessions counted again after a child died */
+    _Atomic uint64_t move_us_sum, move_us_max;
+    _Atomic uint64_t recent_next;
+
+    xnat_shm_recent_t recent[XNAT_RECENT];
+    xnat_shm_balancer_t balancer[XNAT_BALANCERS_MAX];
+    xnat_shm_store_t store[XNAT_STORES_MAX];
+    xnat_shm_route_t route[XB_MEMBERS_MAX];
+    char path[XNAT_PATHS_MAX][XNAT_PATH_SIZE]; /* session cookies' paths; filled once, in order */
+    _Atomic uint32_t paths;
+} xnat_shm_t;
+
+/* In this process; set in post_config, inherited by the children, good until exit. */
+extern xnat_shm_t *xnat_shm;
+extern xb_members_t *xnat_members;
+extern xb_table_t *xnat_table;
+/* This child's row in both; -1: parent, or no row was free (then requests are not counted). */
+extern int xnat_child;
+
+/* post_config: makes the segment, or finds the one of the generation before. */
+int xnat_shm_post_config(apr_pool_t *pconf, server_rec *s);
+void xnat_shm_child_init(apr_pool_t *pchild, server_rec *s);
+/* In the parent: child `pid` has ended. */
+void xnat_shm_child_exited(pid_t pid);
+
+/* CLOCK_MONOTONIC in microseconds, the one clock of everything in the segment. */
+int64_t xnat_now_us(void);
+
+/* Indexes of records, made if need be; the last index stands for "no more room". */
+unsigned xnat_shm_balancer(const char *sname);
+unsigned xnat_shm_store(const char *host, unsigned port);
+/* Index of a cookie path in path[]; 0 = "/" when there is no room or the text is odd. */
+unsigned xnat_shm_path(xb_span_t path);
+
+/* Keyed hash of a base id, never 0: the session's tag. */
+uint64_t xnat_tag(xb_span_t base);
+/* The digest that stands for a session in logs. */
+const char *xnat_digest(uint64_t tag, char out[XB_DIGEST_SIZE]);
+
+/* Remembers an ended move in the ring. */
+void xnat_shm_recent(const xnat_shm_recent_t *move);
+
+static inline void xnat_count(_Atomic uint64_t *counter)
+{
+    __atomic_fetch_add((uint64_t *)counter, 1, __ATOMIC_RELAXED);
+}
+
+#endif
