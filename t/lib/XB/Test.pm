@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+# The live-test object: a temp directory, ports, processes, and the two checks that end every test.
+#
+#   use XB::Test;                        # exports wait_for; also turns on strict, warnings, signatures
+#   my $t = XB::Test->new;
+#   my $h = $t->httpd(conf => '...');    # XB::Httpd       my $be = $t->backend('n1');  # XB::Backend
+#   my $mc = $t->memcached;              # XB::Memcached   my $c = $t->client;          # XB::Client
+#   my $f = $t->fake_memcached(sub ($conn, $line) {...});
+#   $t->get($url, %opt)                  # one request, no cookie jar: XB::Client's response hash
+#   $t->port('name')                     # a free port of 127.0.0.1, kept for this test; same name, same port
+#   $t->path('x'), $t->dir, $t->write('x', $text), $t->slurp('x')
+#   $t->expand($text)                    # %%PORT:name%%, %%DIR%%, %%USER%%
+#   $t->spawn(name => , cmd => [...], env => {}, cwd => , user => 0|1, ready => sub ($p) {...}, timeout => s)
+#   $t->fork_child(name => , code => sub {...}, ...)
+#                                        # both give an XB::Process in a process group of its own
+#   wait_for { condition } $seconds, 'what';   # the condition's value; dies when the time is over
+#   $t->expect_log(qr/AH01114/);         # must be in some log; $t->allow_log(qr/.../): may be
+#   $t->finish;                          # stops all, checks logs and processes, done_testing
+#
+# Processes run as www-data (or nobody) when the test is started by root. XB_KEEP=1 keeps the temp
+# directory, XB_TIMES=n makes every time-out of wait_for n times longer, XB_VALGRIND=1 and XB_ASAN=1
+# run httpd below valgrind or with the module of `make asan`.
+package XB::Test;
+use v5.36;
+use Fcntl qw(:flock O_RDWR O_CREAT);
+use File::Path ();
+use File::Spec ();
+use File::Temp ();
+use IO::Socket::IP ();
+use POSIX ();
+use Test::More ();
+use Time::HiRes ();
+use XB::Process ();
+
+sub import (@)
+{
+    feature->import(':5.36');
+    strict->import;
+    warnings->import;
+    no strict 'refs';
+    *{ caller() . '::wait_for' } = \&wait_for;
+    return;
+}
+
+my $current;                    # the object that END cleans up when the test dies
+
+sub new ($class)
+{
+    my $self = bless {
+        owner => $$, procs => [], ports => {}, allowed => [], expected => [], started => time,
+    }, $class;
+    $self->{dir} = File::Temp::tempdir('xb-test-XXXXXX', TMPDIR => 1);
+    ($self->{user}) = grep { defined getpwnam $_ } qw(www-data nobody);
+    $self->{user} = getpwuid $> if $> != 0;
+    chmod 0755, $self->{dir};
+    chown +(getpwnam $self->{user})[2, 3], $self->{dir} if $> == 0;
+    $SIG{$_} = sub { exit 1 } for qw(INT TERM HUP);
+    $SIG{PIPE} = 'IGNORE';
+    return $current = $self;
+}
+
+# ---- files and ports
+
+sub dir ($self) { return $self->{dir} }
+sub user ($self) { return $self->{user} }
+sub path ($self, $name) { return "$self->{dir}/$name" }
+
+sub mkdir ($self, $name)
+{
+    my $path = $self->path($name);
+    File::Path::make_path($path);
+    chown +(getpwnam $self->{user})[2, 3], $path if $> == 0;
+    return $path;
+}
+
+sub write ($self, $name, $text)
+{
+    open my $fh, '>', $self->path($name) or die "$name: $!";
+    print $fh $text;
+    close $fh or die "$name: $!";
+    return $self->path($name);
+}
+
+sub slurp ($self, $name)
+{
+    open my $fh, '<', $name =~ m{^/} ? $name : $self->path($name) or return '';
+    local $/;
+    return <$fh> // '';
+}
+
+sub expand ($self, $text)
+{
+    $text =~ s/%%PORT:(\w+)%%/$self->port($1)/ge;
+    $text =~ s/%%DIR%%/$self->{dir}/g;
+    $text =~ s/%%USER%%/$self->{user}/g;
+    return $text;
+}
+
+# Ports lie below the kernel's ephemeral range, so that no outgoing connection takes one, and each is held
+# by a lock on a file that all tests share, so that two tests side by side never get the same.
+sub port ($self, $name = undef)
+{
+    return $self->{ports}{$name} if defined $name && $self->{ports}{$name};
+    my $locks = File::Spec->tmpdir . "/xb-ports-$>";
+    CORE::mkdir $locks, 0700;
+    for (1 .. 500) {
+        my $port = 20000 + int rand 12000;
+        sysopen my $lock, "$locks/$port", O_RDWR | O_CREAT or next;
+        next if !flock $lock, LOCK_EX | LOCK_NB;
+        my $probe = IO::Socket::IP->new(LocalHost => '127.0.0.1', LocalPort => $port,
+                                        Listen => 1, ReuseAddr => 1) or next;
+        push @{$self->{locks}}, $lock;
+        $self->{ports}{$name} = $port if defined $name;
+        return $port;
+    }
+    die "no free port found: $!";
+}
+
+# ---- processes
+
+sub spawn ($self, %opt)
+{
+    my $cmd = $opt{cmd};
+    return $self->_start(%opt, code => sub { exec { $cmd->[0] } @$cmd or die "$cmd->[0]: $!\n" });
+}
+
+sub fork_child ($self, %opt) { return $self->_start(%opt) }
+
+sub _start ($self, %opt)
+{
+    my $p = XB::Process->start(test => $self, %opt);
+    push @{$self->{procs}}, $p;
+    if (my $ready = $opt{ready}) {
+        my $ok = eval {
+            wait_for(sub { die "ended early\n" if !$p->alive; $ready->($p) }, $opt{timeout} // 20,
+                     "$opt{name} to be ready");
+        };
+        die "$opt{name}: $@" . $self->slurp($p->log) if !$ok;
+    }
+    return $p;
+}
+
+sub wait_for :prototype(&$$) ($cond, $seconds, $what)
+{
+    my $end = Time::HiRes::time() + $seconds * ($ENV{XB_TIMES} // 1);
+    my $pause = 0.005;
+    while (1) {
+        my $value = $cond->();
+        return $value if $value;
+        die "waited $seconds s for $what\n" if Time::HiRes::time() > $end;
+        Time::HiRes::sleep($pause);
+        $pause = $pause * 1.5 if $pause < 0.1;
+    }
+}
+
+sub listening ($class, $port)
+{
+    return !!IO::Socket::IP->new(PeerHost => '127.0.0.1', PeerPort => $port, Timeout => 1);
+}
+
+# ---- the parts
+
+sub httpd ($self, %opt) { require XB::Httpd; return XB::Httpd->new($self, %opt) }
+sub memcached ($self, %opt) { require XB::Memcached; return XB::Memcached->new($self, %opt) }
+sub client ($self, %opt) { require XB::Client; return XB::Client->new(%opt) }
+
+sub backend ($self, $name, @rest)
+{
+    require XB::Backend;
+    return XB::Backend->new($self, $name, @rest);
+}
+
+sub fake_memcached ($self, $code)
+{
+    require XB::Memcached;
+    return XB::Memcached->fake($self, $code);
+}
+
+sub get ($self, $url, %opt)
+{
+    return $self->client->request(url => $url, %opt);
+}
+
+# ---- logs
+
+sub expect_log ($self, @patterns) { push @{$self->{expected}}, @patterns; return }
+sub allow_log ($self, @patterns) { push @{$self->{allowed}}, @patterns; return }
+
+# Lines that no test may leave unannounced: httpd's warn or worse, a child that died by a signal, any
+# sanitizer, valgrind or Perl complaint. AH10159 only says that this small test server is busy, AH01882 that
+# the machine's OpenSSL is not the very one that mod_ssl was built with.
+sub unexpected ($class, $text, @announced)
+{
+    return grep {
+        my $line = $_;
+        ($line =~ /^\[[^\]]+\] \[[\w-]*:(?:warn|error|crit|alert|emerg)\]/
+            || $line =~ /Sanitizer|: runtime error: |\bAH0005[0-2]\b|^==\d+== .*(?:Invalid|Uninit|uninit)/
+            || $line =~ /Segmentation fault|core dumped| at \S+\.(?:pm|t|pl) line \d+/)
+            && $line !~ /\bAH(?:10159|01882)\b/
+            && !grep { $line =~ $_ } @announced
+    } split /\n/, $text;
+}
+
+sub _check_logs ($self)
+{
+    my %seen;
+    my @bad;
+    my $all = '';
+    for my $file (map { $_->logs } @{$self->{procs}}) {
+        next if $seen{$file}++;
+        my $text = $self->slurp($file);
+        $all .= $text;
+        push @bad, $self->unexpected($text, @{$self->{allowed}}, @{$self->{expected}});
+    }
+    push @bad, map { "never logged: $_" } grep { $all !~ $_ } @{$self->{expected}};
+    Test::More::ok(!@bad, 'no unexpected line in any log')
+        or Test::More::diag(map { "$_\n" } @bad[0 .. ($#bad < 19 ? $#bad : 19)]);
+    return;
+}
+
+# ---- the end
+
+sub finish ($self)
+{
+    my @left;
+    for my $p (reverse @{$self->{procs}}) {
+        $p->stop;
+        push @left, map { $p->name . ": $_" } $p->leftover;
+    }
+    $self->_check_logs;
+    Test::More::ok(!@left, 'no process left behind') or Test::More::diag("@left");
+    $self->_cleanup;
+    Test::More::done_testing();
+    return;
+}
+
+sub _cleanup ($self)
+{
+    $_->kill_group for reverse @{$self->{procs}};
+    $self->{procs} = [];
+    if ($ENV{XB_KEEP}) {
+        Test::More::diag("kept: $self->{dir}");
+    }
+    else {
+        File::Path::remove_tree($self->{dir});
+    }
+    $current = undef;
+    return;
+}
+
+END {
+    if ($current && $current->{owner} == $$) {
+        my $status = $?;
+        for my $p (@{$current->{procs}}) {          # the test died: show what the servers said
+            my @tail = split /\n/, join '', map { $current->slurp($_) } $p->logs;
+            @tail = grep { !/:(?:debug|info|trace\d)\]/ } @tail;
+            Test::More::diag(map { $p->name . ": $_\n" } @tail > 15 ? @tail[-15 .. -1] : @tail);
+        }
+        $current->_cleanup;
+        $? = $status || 1;
+    }
+}
+
+1;
