@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* memcached, seen through four verbs with one total deadline each. Plain text protocol over
- * non-blocking sockets, and only `get` and `set`: the usual client library bounds each read but not
- * their sum (a server that trickles held it for five seconds), and its "exists" is a write.
- * A store belongs to one thread. Nothing here is called from a request. */
+ * non-blocking sockets, and only `get`, `set` and `delete`: the usual client library bounds
+ * each read but not their sum (a server that trickles held it for five seconds), and its
+ * "exists" is a write. A store belongs to one thread. Nothing here is called from a request. */
 #ifndef XB_STORE_H
 #define XB_STORE_H
 
+#include <netinet/in.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,27 +15,51 @@
 typedef enum {
     XB_STORE_FOUND,
     XB_STORE_ABSENT,
-    XB_STORE_DOWN,    /* refused, reset, or an answer that is not memcached's */
-    XB_STORE_LATE,    /* the deadline passed; the connection is closed, its answer never read */
-    XB_STORE_BADKEY   /* nothing was sent */
+    XB_STORE_DOWN,  /* refused, reset, unknown host, or an answer that is not memcached's */
+    XB_STORE_LATE,  /* the deadline passed; the connection is closed, its answer never read */
+    XB_STORE_BADKEY /* an argument that memcached could misread; nothing was sent */
 } xb_store_rc_t;
+
+#define XB_STORE_ADDRS_MAX 4
+
+typedef union {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+} xb_store_addr_t;
+
+/* One node as this thread knows it. */
+typedef struct {
+    int fd;            /* -1: closed */
+    uint8_t addrs, at; /* addresses known (0: not looked up yet), the one to try first */
+    uint8_t by_name;   /* looked up in DNS: forgotten when none of them answers */
+    xb_store_addr_t addr[XB_STORE_ADDRS_MAX];
+} xb_store_peer_t;
 
 /* One thread's connections, embedded in the caller's memory; opened when first needed. */
 typedef struct {
     const xb_msm_nodes_t *nodes; /* outlives the store */
-    int fd[XB_MSM_NODES_MAX];    /* -1: closed */
+    xb_store_peer_t peer[XB_MSM_NODES_MAX];
 } xb_store_t;
 
 void xb_store_init(xb_store_t *st, const xb_msm_nodes_t *nodes);
 void xb_store_close(xb_store_t *st);
 
-/* Reads up to `cap` bytes of the value on node `node` (index); *got = bytes kept, *total = length
- * of the whole value. What exceeds cap is read and thrown away within the deadline.
- * budget_us: the most that the call may take, connect included. */
-xb_store_rc_t xb_store_get(xb_store_t *st, unsigned node, const char *key, void *buf, size_t cap,
-                           size_t *got, size_t *total, int64_t budget_us);
+/* Finds the addresses of all nodes. May wait for DNS, once per node given by name: called in
+ * the store's thread before any session depends on it. Verbs do the same where it was left out,
+ * or when all addresses of a name have failed; that wait is the only one outside their budget.
+ */
+void xb_store_look_up(xb_store_t *st);
 
-/* Which of `n` keys (at most 32) are there: bit i of *mask. One round trip. */
+/* All verbs: node is an index of `nodes`; budget_us is the most that the call may take, connect
+ * included. Keys have 1 to 250 bytes, none of them a blank, a control character or DEL. */
+
+/* Reads up to `cap` bytes of the value; *got = bytes kept, *total = length of the whole value.
+ * What exceeds cap is read and thrown away within the deadline. */
+xb_store_rc_t xb_store_get(xb_store_t *st, unsigned node, const char *key, void *buf,
+                           size_t cap, size_t *got, size_t *total, int64_t budget_us);
+
+/* Which of `n` keys (1 to 32) are there: bit i of *mask; ABSENT: none. One round trip. */
 xb_store_rc_t xb_store_which(xb_store_t *st, unsigned node, const char *const *keys, unsigned n,
                              uint32_t *mask, int64_t budget_us);
 
@@ -42,6 +67,8 @@ xb_store_rc_t xb_store_which(xb_store_t *st, unsigned node, const char *const *k
 xb_store_rc_t xb_store_set(xb_store_t *st, unsigned node, const char *key, const char *value,
                            uint32_t ttl_s, int64_t budget_us);
 
-xb_store_rc_t xb_store_delete(xb_store_t *st, unsigned node, const char *key, int64_t budget_us);
+/* FOUND = it was there and is gone. */
+xb_store_rc_t xb_store_delete(xb_store_t *st, unsigned node, const char *key,
+                              int64_t budget_us);
 
 #endif
