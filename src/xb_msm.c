@@ -100,7 +100,8 @@ static const char *read_node(xb_span_t s, xb_msm_node_t *out)
         at = memchr(host.p, '[', host.n);
         if (!at || !read_ipv6((xb_span_t){at + 1, (size_t)(colon - at) - 2}, out))
             return "wants an IPv6 address between [ and ]";
-    } else {
+    }
+    else {
         at = memrchr(host.p, ':', host.n);
         at = at ? at + 1 : host.p;
         host = (xb_span_t){at, (size_t)(colon - at)};
@@ -332,7 +333,7 @@ xb_msm_verdict_t xb_msm_value_check(const uint8_t *value, size_t got, xb_span_t 
 {
     unsigned version;
     size_t id_len;
-    int64_t now = now_ms > 0 ? now_ms : 0;
+    int64_t now = now_ms > 0 ? now_ms : 0, left_ms;
 
     memset(out, 0, sizeof *out);
     if (got < HEAD_MIN)
@@ -354,8 +355,8 @@ xb_msm_verdict_t xb_msm_value_check(const uint8_t *value, size_t got, xb_span_t 
         return XB_MSM_OTHERID;
     if (!fields_agree(value, version, id_len) || !times_agree(out, now))
         return XB_MSM_INVALID;
-    if (out->max_inactive_s > 0 && (int64_t)out->max_inactive_s * 1000 -
-            (now - out->this_accessed_ms) <= (int64_t)margin_s * 1000)
+    left_ms = (int64_t)out->max_inactive_s * 1000 - (now - out->this_accessed_ms);
+    if (out->max_inactive_s > 0 && left_ms <= (int64_t)margin_s * 1000)
         return XB_MSM_EXPIRING;
     return XB_MSM_GOOD;
 }

@@ -12,11 +12,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define TAP_PRINTF(text, args) __attribute__((format(printf, text, args), unused)) static
+
 static int tap_count, tap_failed;
 
 /* printf-like names: a loop's cases differ in their names. */
-__attribute__((format(printf, 2, 3), unused)) static bool
-ok(bool good, const char *name, ...)
+TAP_PRINTF(2, 3) bool ok(bool good, const char *name, ...)
 {
     va_list args;
     tap_count++;
@@ -30,7 +31,7 @@ ok(bool good, const char *name, ...)
     return good;
 }
 
-__attribute__((format(printf, 1, 2), unused)) static void diag(const char *text, ...)
+TAP_PRINTF(1, 2) void diag(const char *text, ...)
 {
     va_list args;
     fputs("# ", stdout);
@@ -40,8 +41,7 @@ __attribute__((format(printf, 1, 2), unused)) static void diag(const char *text,
     putchar('\n');
 }
 
-__attribute__((format(printf, 3, 4), unused)) static bool
-is_int(long long got, long long want, const char *name, ...)
+TAP_PRINTF(3, 4) bool is_int(long long got, long long want, const char *name, ...)
 {
     char text[256];
     va_list args;
@@ -54,8 +54,7 @@ is_int(long long got, long long want, const char *name, ...)
 }
 
 /* NULL is a value like others: equal to NULL only. */
-__attribute__((format(printf, 3, 4), unused)) static bool
-is_str(const char *got, const char *want, const char *name, ...)
+TAP_PRINTF(3, 4) bool is_str(const char *got, const char *want, const char *name, ...)
 {
     bool same = got && want ? strcmp(got, want) == 0 : got == want;
     char text[256];
@@ -69,8 +68,7 @@ is_str(const char *got, const char *want, const char *name, ...)
 }
 
 /* The n bytes of `got` (which need not end with NUL) against a string. */
-__attribute__((format(printf, 4, 5), unused)) static bool
-is_mem(const char *got, size_t n, const char *want, const char *name, ...)
+TAP_PRINTF(4, 5) bool is_mem(const char *got, size_t n, const char *want, const char *name, ...)
 {
     bool same = n == strlen(want) && (n == 0 || memcmp(got, want, n) == 0);
     char text[256];
