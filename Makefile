@@ -150,6 +150,10 @@ have-clang:
 have-spin:
 	@$(call need,spin,spin)
 
+# What the guards compile with: the flags of make itself, not a copy of them.
+show-%:
+	@echo '$($*)'
+
 clean:
 	rm -rf $(B)
 

@@ -4,6 +4,7 @@
 #ifndef XNAT_LOG_H
 #define XNAT_LOG_H
 
+#include "httpd.h"
 #include "http_log.h"
 
 #include "mod_xnat_balance.h"

@@ -125,7 +125,7 @@ subtest 'the check of logs' => sub {
 
 subtest 'processes' => sub {
     my $p = $t->spawn(name => 'stubborn', cmd => [ 'perl', '-e',
-        '$SIG{TERM} = "IGNORE"; fork; $| = 1; print "up\n"; select undef, undef, undef, 100' ],
+        'use POSIX; $SIG{TERM} = "IGNORE"; fork; $| = 1; print "up\n"; pause' ],
         ready => sub ($p) { $t->slurp($p->log) =~ /up\n.*up/s });
     is(scalar(my @two = $p->leftover), 2, 'both of a group are seen');
     $p->kill;

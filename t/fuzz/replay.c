@@ -12,7 +12,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static int files; /* inputs run so far = number of the last TAP line */
 
-/* Gives the target a heap copy of exactly the file's size, so that ASan sees a read past its end. */
+/* Gives the target a heap copy of just its size, so that ASan sees a read past the end. */
 static int run_file(const char *path)
 {
     FILE *f = fopen(path, "rb");
