@@ -98,7 +98,6 @@ static void register_hooks(apr_pool_t *p)
     ap_register_provider(p, PROXY_LBMETHOD, "xnat", "0", &xnat_method);
 
     ap_hook_check_config(xnat_config_check, NULL, NULL, APR_HOOK_MIDDLE);
-    ap_hook_test_config(xnat_config_test, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_post_config(post_config, after_balancer, NULL, APR_HOOK_LAST);
     ap_hook_child_init(child_init, after_balancer, NULL, APR_HOOK_LAST);
     ap_hook_child_stopping(child_stopping, NULL, NULL, APR_HOOK_REALLY_FIRST);

@@ -64,12 +64,13 @@ void *xnat_config_create_server(apr_pool_t *p, server_rec *s);
 void *xnat_config_create_dir(apr_pool_t *p, char *dir);
 void *xnat_config_merge(apr_pool_t *p, void *base, void *add);
 
-/* check_config and test_config: what one directive alone cannot know. */
+/* check_config hook (xnat_check.c): what one directive alone cannot know. Warns, never refuses. */
 int xnat_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s);
-void xnat_config_test(apr_pool_t *pconf, server_rec *s);
 
-/* The server-wide values, defaults filled in. */
+/* The server-wide values, and those of one balancer; defaults filled in. */
 xnat_conf_t xnat_config_server(server_rec *s);
+xnat_conf_t xnat_config_in_force(server_rec *s, const proxy_server_conf *proxy,
+                                 const proxy_balancer *b);
 
 /* Gives each balancer of each virtual host its xnat_balancer_t; once per process, before threads. */
 void xnat_config_attach(apr_pool_t *p, server_rec *s);

@@ -89,8 +89,8 @@ static xnat_shm_t *make_segment(apr_pool_t *process, server_rec *s)
     root->table_at = table_at;
     root->started_us = xnat_now_us();
     rv = apr_generate_random_bytes((unsigned char *)&root->key, sizeof root->key);
-    strcpy(root->path[0], "/");
-    root->paths = 1;
+    strcpy(root->path[0].text, "/");
+    root->path[0].state = 2;
     xb_members_init((xb_members_t *)(base + members_at), dim.children);
     if (rv != APR_SUCCESS
         || !xb_table_init(base + table_at, &dim)) {
@@ -194,33 +194,43 @@ unsigned xnat_shm_store(const char *host, unsigned port)
     return XNAT_STORES_MAX - 1;
 }
 
-/* Paths are learned from nodes' answers: only plain ones are kept, since they go into a request
- * line later. Two children that learn two paths at once may lose one; it is learned next time. */
-unsigned xnat_shm_path(xb_span_t path)
+/* Paths are learned from nodes' answers and go into a request line later: only plain ones. */
+static bool is_plain_path(xb_span_t path)
 {
     if (path.n == 0 || path.n >= XNAT_PATH_SIZE || path.p[0] != '/') {
-        return 0;
+        return false;
     }
     for (size_t i = 0; i < path.n; i++) {
         if (!apr_isalnum(path.p[i]) && !strchr("/-_.~", path.p[i])) {
-            return 0;
+            return false;
         }
     }
-    uint32_t n = __atomic_load_n((uint32_t *)&xnat_shm->paths, __ATOMIC_ACQUIRE);
-    for (uint32_t i = 0; i < n; i++) {
-        if (!strncmp(xnat_shm->path[i], path.p, path.n) && !xnat_shm->path[i][path.n]) {
+    return true;
+}
+
+/* Two children that learn one path at once may keep it twice; a child killed while it writes leaves
+ * a slot unused. Neither matters. */
+unsigned xnat_shm_path(xb_span_t path)
+{
+    if (!is_plain_path(path)) {
+        return 0;
+    }
+    for (unsigned i = 0; i < XNAT_PATHS_MAX; i++) {
+        xnat_shm_path_t *slot = &xnat_shm->path[i];
+        uint32_t state = __atomic_load_n((uint32_t *)&slot->state, __ATOMIC_ACQUIRE);
+        if (state == 2 && !strncmp(slot->text, path.p, path.n) && !slot->text[path.n]) {
+            return i;
+        }
+        if (state == 0
+            && __atomic_compare_exchange_n((uint32_t *)&slot->state, &state, 1, 0,
+                                           __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+            memcpy(slot->text, path.p, path.n);
+            slot->text[path.n] = '\0';
+            __atomic_store_n((uint32_t *)&slot->state, 2, __ATOMIC_RELEASE);
             return i;
         }
     }
-    static apr_uint32_t writing;
-    if (n >= XNAT_PATHS_MAX || apr_atomic_cas32(&writing, 1, 0)) {
-        return 0;
-    }
-    memcpy(xnat_shm->path[n], path.p, path.n);
-    xnat_shm->path[n][path.n] = '\0';
-    __atomic_store_n((uint32_t *)&xnat_shm->paths, n + 1, __ATOMIC_RELEASE);
-    apr_atomic_set32(&writing, 0);
-    return n;
+    return 0;
 }
 
 uint64_t xnat_tag(xb_span_t base)

@@ -6,6 +6,7 @@
 #define XNAT_SHM_H
 
 #include "httpd.h"
+#include "mod_proxy.h"
 
 #include "xb_breaker.h"
 #include "xb_hash.h"
@@ -16,7 +17,7 @@
 
 #define XNAT_BALANCERS_MAX 64
 #define XNAT_STORES_MAX 32
-#define XNAT_PATHS_MAX 32
+#define XNAT_PATHS_MAX 32 /* fits the table's path index */
 #define XNAT_PATH_SIZE 128
 #define XNAT_RECENT 32
 
@@ -41,6 +42,12 @@ typedef struct {
 typedef struct {
     char route[PROXY_WORKER_MAX_ROUTE_SIZE];
 } xnat_shm_route_t;
+
+/* Path of a session cookie; written once by whoever takes the slot. */
+typedef struct {
+    _Atomic uint32_t state; /* 0 free, 1 being written, 2 to be read */
+    char text[XNAT_PATH_SIZE];
+} xnat_shm_path_t;
 
 /* A move that ended, for the status page: a ring; `seq` is its number, odd entries do not exist. */
 typedef struct {
@@ -84,8 +91,7 @@ typedef struct {
     xnat_shm_balancer_t balancer[XNAT_BALANCERS_MAX];
     xnat_shm_store_t store[XNAT_STORES_MAX];
     xnat_shm_route_t route[XB_MEMBERS_MAX];
-    char path[XNAT_PATHS_MAX][XNAT_PATH_SIZE]; /* session cookies' paths; filled once, in order */
-    _Atomic uint32_t paths;
+    xnat_shm_path_t path[XNAT_PATHS_MAX]; /* [0] is "/" */
 } xnat_shm_t;
 
 /* In this process; set in post_config, inherited by the children, good until exit. */
@@ -107,7 +113,7 @@ int64_t xnat_now_us(void);
 /* Indexes of records, made if need be; the last index stands for "no more room". */
 unsigned xnat_shm_balancer(const char *sname);
 unsigned xnat_shm_store(const char *host, unsigned port);
-/* Index of a cookie path in path[]; 0 = "/" when there is no room or the text is odd. */
+/* Index of a cookie's path in path[]; 0 = "/" when there is no room or the text is odd. */
 unsigned xnat_shm_path(xb_span_t path);
 
 /* Keyed hash of a base id, never 0: the session's tag. */

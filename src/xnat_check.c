@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Cross-checks of the configuration: set-ups that are well-formed but cannot work are told at
+ * `apachectl configtest` and at start. They warn and do not refuse: the same block worked with
+ * lbmethod=bytraffic. */
+#include "apr_strings.h"
+
+#include "xnat_config.h"
+#include "xnat_log.h"
+
+static const char *file_of(server_rec *s)
+{
+    return s->defn_name ? s->defn_name : "the main server";
+}
+
+static bool is_ours(const proxy_balancer *b)
+{
+    return !strcmp(b->s->lbpname, "xnat");
+}
+
+/* Members that share a route, or have none though sessions are to stick. */
+static void check_routes(server_rec *s, const proxy_balancer *b)
+{
+    proxy_worker **w = (proxy_worker **)b->workers->elts;
+    for (int i = 0; i < b->workers->nelts; i++) {
+        if (!*w[i]->s->route) {
+            if (*b->s->sticky) {
+                xnat_log_server(APLOG_WARNING, 0, s, XB(0110),
+                                "%s: member %s has no route= although sessions are to stick "
+                                "(stickysession=%s): give it the jvmRoute of its Tomcat",
+                                b->s->name, w[i]->s->name, b->s->sticky);
+            }
+            continue;
+        }
+        for (int j = 0; j < i; j++) {
+            if (!strcmp(w[i]->s->route, w[j]->s->route)
+                && !((w[i]->s->status ^ w[j]->s->status) & PROXY_WORKER_HOT_STANDBY)) {
+                xnat_log_server(APLOG_WARNING, 0, s, XB(0111),
+                                "%s: members %s and %s have the same route=%s: a session cannot "
+                                "tell them apart; each Tomcat needs a jvmRoute of its own",
+                                b->s->name, w[j]->s->name, w[i]->s->name, w[i]->s->route);
+            }
+        }
+    }
+}
+
+static void check_moves(server_rec *s, const proxy_balancer *b, const xnat_conf_t *conf)
+{
+    if (!conf->nodes) {
+        if (conf->prefix) {
+            xnat_log_server(APLOG_WARNING, 0, s, XB(0112),
+                            "%s: " XNAT_PREFIX " without " XNAT_NODES " does nothing",
+                            b->s->name);
+        }
+        return;
+    }
+    if (!*b->s->sticky) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0113),
+                        "%s: " XNAT_NODES " is set but stickysession= is not: no session is "
+                        "recognised, so none can move", b->s->name);
+    }
+    if (conf->move == XNAT_MOVE_ON && b->workers->nelts == 2) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0114),
+                        "%s: with two members no session moves because of overload: the second "
+                        "is kept free for a failure of the first; drains work", b->s->name);
+    }
+    if (b->s->sticky_force) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0115),
+                        "%s: nofailover=On: when a node is down its sessions get 503, although "
+                        "they are in memcached", b->s->name);
+    }
+    if (xb_msm_nodes_superset(conf->nodes_text)) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0116),
+                        XNAT_NODES " \"%s\" is understood here, but MSM wants nodes separated by "
+                        "one comma or one blank: its context would not start", conf->nodes_text);
+    }
+}
+
+/* A virtual host with a ProxyPass of its own gets its own copy of the balancer, with another
+ * method: httpd does not inherit it. */
+static void check_inherited(server_rec *main_server, server_rec *s, const proxy_balancer *b)
+{
+    proxy_server_conf *proxy = ap_get_module_config(main_server->module_config, &proxy_module);
+    const proxy_balancer *base = (const proxy_balancer *)proxy->balancers->elts;
+    for (int i = 0; i < proxy->balancers->nelts; i++) {
+        if (s != main_server && is_ours(&base[i]) && !is_ours(b)
+            && !strcmp(base[i].s->name, b->s->name)) {
+            xnat_log_server(APLOG_WARNING, 0, s, XB(0117),
+                            "%s has lbmethod=%s in this virtual host (%s) and xnat in the main "
+                            "server: define the balancer where it is used, or set BalancerInherit "
+                            "Off", b->s->name, b->s->lbpname, file_of(s));
+        }
+    }
+}
+
+int xnat_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *main)
+{
+    (void)pconf;
+    (void)plog;
+    (void)ptemp;
+    for (server_rec *s = main; s; s = s->next) {
+        proxy_server_conf *proxy = ap_get_module_config(s->module_config, &proxy_module);
+        proxy_balancer *b = (proxy_balancer *)proxy->balancers->elts;
+        for (int i = 0; i < proxy->balancers->nelts; i++) {
+            check_inherited(main, s, &b[i]);
+            if (is_ours(&b[i])) {
+                xnat_conf_t conf = xnat_config_in_force(s, proxy, &b[i]);
+                check_routes(s, &b[i]);
+                check_moves(s, &b[i], &conf);
+            }
+        }
+    }
+    return OK;
+}

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Snapshot of a balancer's members for the policy; workers' shared records. */
+#include "xnat_fleet.h"
+
+#include "mod_xnat_balance.h"
+
+/* The index is kept in worker->context, which stock code leaves to others; two threads that set it
+ * at once set the same. Keyed by names, never by httpd's slot, which changes with configurations. */
+unsigned xnat_fleet_member(proxy_balancer *b, proxy_worker *w)
+{
+    uintptr_t known = (uintptr_t)__atomic_load_n(&w->context, __ATOMIC_RELAXED);
+    if (known) {
+        return (unsigned)known - 1;
+    }
+    struct {
+        uint64_t balancer;
+        uint32_t def, fnv;
+    } id = {xb_hash(&xnat_shm->key, b->s->sname, strlen(b->s->sname)), w->s->hash.def,
+            w->s->hash.fnv};
+    unsigned member = xb_member_find(xnat_members, xb_hash(&xnat_shm->key, &id, sizeof id) | 1);
+    if (member == XB_MEMBER_NONE) {
+        return member;
+    }
+    memcpy(xnat_shm->route[member].route, w->s->route, sizeof w->s->route);
+    __atomic_store_n(&w->context, (void *)(uintptr_t)(member + 1), __ATOMIC_RELAXED);
+    return member;
+}
+
+static void copy_workers(proxy_balancer *b, xnat_fleet_t *out)
+{
+    proxy_worker **w = (proxy_worker **)b->workers->elts;
+    out->n = 0;
+    for (int i = 0; i < b->workers->nelts && out->n < XNAT_FLEET_MAX; i++) {
+        unsigned member = xnat_fleet_member(b, w[i]);
+        if (member != XB_MEMBER_NONE) {
+            out->worker[out->n] = w[i];
+            out->member[out->n++] = member;
+        }
+    }
+}
+
+static bool is_open(const proxy_worker *w)
+{
+    return PROXY_WORKER_IS_USABLE(w) && !PROXY_WORKER_IS_DRAINING(w);
+}
+
+/* Marks who may take new sessions in one lbset as httpd's own election would: plain members; as
+ * many spares as plain members are out; standbys if there is nobody else. True if anybody may. */
+static bool open_lbset(xnat_fleet_t *f, int lbset)
+{
+    unsigned out_of_service = 0, chosen = 0;
+    for (unsigned i = 0; i < f->n; i++) {
+        const proxy_worker *w = f->worker[i];
+        if (w->s->lbset != lbset || PROXY_WORKER_IS_STANDBY(w) || PROXY_WORKER_IS_SPARE(w)) {
+            continue;
+        }
+        if (is_open(w)) {
+            f->load[i].flags |= XB_LOAD_NEW;
+            chosen++;
+        }
+        else {
+            out_of_service++;
+        }
+    }
+    for (int standby = 0; standby <= 1; standby++) {
+        for (unsigned i = 0; i < f->n; i++) {
+            const proxy_worker *w = f->worker[i];
+            bool kind = standby ? PROXY_WORKER_IS_STANDBY(w) && chosen == 0
+                                : PROXY_WORKER_IS_SPARE(w) && out_of_service > 0;
+            if (kind && w->s->lbset == lbset && is_open(w)) {
+                f->load[i].flags |= XB_LOAD_NEW;
+                out_of_service -= standby ? 0 : 1;
+                chosen += standby ? 0 : 1;
+            }
+        }
+    }
+    for (unsigned i = 0; i < f->n; i++) {
+        if (f->worker[i]->s->lbset == lbset && f->load[i].flags & XB_LOAD_NEW) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void open_lowest_lbset(xnat_fleet_t *f)
+{
+    for (int lbset = 0, next; lbset >= 0; lbset = next) {
+        if (open_lbset(f, lbset)) {
+            return;
+        }
+        next = -1;
+        for (unsigned i = 0; i < f->n; i++) {
+            int set = f->worker[i]->s->lbset;
+            if (set > lbset && (next < 0 || set < next)) {
+                next = set;
+            }
+        }
+    }
+}
+
+/* A member that the tick has not seen yet counts as if it carried its fair share. */
+static void fill_newcomers(xnat_fleet_t *f, const bool *known)
+{
+    double traffic = 0, occupancy = 0, weight = 0;
+    for (unsigned i = 0; i < f->n; i++) {
+        if (known[i]) {
+            traffic += f->load[i].traffic;
+            occupancy += f->load[i].occupancy;
+            weight += f->load[i].weight;
+        }
+    }
+    for (unsigned i = 0; i < f->n; i++) {
+        if (!known[i] && weight > 0) {
+            f->load[i].traffic = f->load[i].weight * traffic / weight;
+            f->load[i].occupancy = f->load[i].weight * occupancy / weight;
+        }
+    }
+}
+
+void xnat_fleet_snapshot(xnat_balancer_t *xb, bool locked, int64_t now_us, xnat_fleet_t *out)
+{
+    bool known[XNAT_FLEET_MAX];
+    if (locked) {
+        copy_workers(xb->balancer, out);
+    }
+    else {
+        PROXY_THREAD_LOCK(xb->balancer);
+        copy_workers(xb->balancer, out);
+        PROXY_THREAD_UNLOCK(xb->balancer);
+    }
+    for (unsigned i = 0; i < out->n; i++) {
+        xb_load_t *load = &out->load[i];
+        *load = (xb_load_t){.weight = out->worker[i]->s->lbfactor > 0
+                                          ? out->worker[i]->s->lbfactor : 1};
+        load->flags = PROXY_WORKER_IS_USABLE(out->worker[i]) ? XB_LOAD_USABLE : 0;
+        load->sessions = __atomic_load_n(
+            (uint32_t *)&xnat_members->member[out->member[i]].sessions, __ATOMIC_RELAXED);
+        known[i] = xb_member_read(xnat_members, out->member[i], &xb->decay, now_us,
+                                  &load->traffic, &load->occupancy);
+    }
+    open_lowest_lbset(out);
+    fill_newcomers(out, known);
+    xb_policy_score(out->load, out->n);
+}
+
+int xnat_fleet_position(const xnat_fleet_t *f, unsigned member)
+{
+    for (unsigned i = 0; i < f->n; i++) {
+        if (f->member[i] == member) {
+            return (int)i;
+        }
+    }
+    for (unsigned i = 0; member < XB_MEMBERS_MAX && i < f->n; i++) {
+        const char *route = xnat_shm->route[member].route;
+        if (*route && !strcmp(route, f->worker[i]->s->route)) {
+            return (int)i;
+        }
+    }
+    return -1;
+}

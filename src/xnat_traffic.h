@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Filters that count a balanced request's bytes while they flow and see the head of its answer. */
+#ifndef XNAT_TRAFFIC_H
+#define XNAT_TRAFFIC_H
+
+#include "httpd.h"
+
+#include "xnat_request.h"
+
+void xnat_traffic_register_filters(void);
+/* insert_filter hook. */
+void xnat_traffic_insert_filters(request_rec *r);
+/* From scheme_handler: a request that asks for a tunnel is counted on its connection. */
+void xnat_traffic_watch_tunnel(xnat_request_t *xr);
+
+#endif
