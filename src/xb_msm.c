@@ -102,7 +102,7 @@ static const char *read_node(xb_span_t s, xb_msm_node_t *out)
             return "wants an IPv6 address between [ and ]";
     }
     else {
-        at = memrchr(host.p, ':', host.n);
+        at = memchr(host.p, ':', host.n);
         at = at ? at + 1 : host.p;
         host = (xb_span_t){at, (size_t)(colon - at)};
         if (!all(host, is_host) || !copy_text(out->host, sizeof out->host, host))

@@ -192,7 +192,7 @@ static void random_cases(const char *name)
     }
     is_int(differ, 0, "%s: 12000 random texts are read as stock reads them", name);
     is_int(shown, 0, "%s: masked, nobody finds a thing in them", name);
-    ok(hits > 30, "%s: %u of the answers were hits", name, hits);
+    ok(hits > 9, "%s: %u of the answers were hits", name, hits);
 }
 
 static void masks(void)

@@ -16,18 +16,23 @@
 
 static int tap_count, tap_failed;
 
-/* printf-like names: a loop's cases differ in their names. */
+/* printf-like names: a loop's cases differ in their names. Bytes that would break the line, or
+ * begin a TAP directive, are shown as '?'. */
 TAP_PRINTF(2, 3) bool ok(bool good, const char *name, ...)
 {
+    char text[512];
     va_list args;
     tap_count++;
     if (!good)
         tap_failed++;
-    printf("%sok %d - ", good ? "" : "not ", tap_count);
     va_start(args, name);
-    vprintf(name, args);
+    vsnprintf(text, sizeof text, name, args);
     va_end(args);
-    putchar('\n');
+    for (char *p = text; *p; p++) {
+        if (*p < ' ' || *p > '~' || *p == '#')
+            *p = '?';
+    }
+    printf("%sok %d - %s\n", good ? "" : "not ", tap_count, text);
     return good;
 }
 
