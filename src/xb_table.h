@@ -90,8 +90,8 @@ typedef enum {
 } xb_insert_t;
 
 /* Makes an entry with one request in flight. flags: 0 (a full record: its Set-Cookie was just
- * seen), PARTIAL and/or UNPROVEN. path: index of the cookie's path in the caller's list. The home
- * counts as visited. *forgot: a living entry was displaced (say so in the log). */
+ * seen), PARTIAL and/or UNPROVEN. path: index of the cookie's path in the caller's list, < 256. The
+ * home counts as visited. *forgot: a living entry was displaced (say so in the log). */
 xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span_t id,
                             unsigned home, unsigned flags, unsigned path, int64_t now_us,
                             xb_ref_t *ref, bool *forgot);
@@ -117,7 +117,7 @@ typedef struct {
     uint32_t requests, flags;
     uint32_t max_inactive_s; /* 0: not known */
     unsigned target;         /* of the last gate */
-    int64_t created_us, last_us, bar_until_us, gated_us;
+    int64_t created_us /* whole seconds */, last_us, bar_until_us, gated_us;
     double traffic; /* own decayed bytes, as of traffic's last change */
     struct {
         unsigned member;

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Session table: children, their claims, and the request path (enter, leave), which takes no
+ * lock. A request's claim is INTENT before its session's word counts it and COUNTED after;
+ * LEAVING before the word lets it go and free after. So whoever reads a word, counts the claims
+ * and then swaps that very word has counted right: each request that came meanwhile moved the
+ * word's sequence, each that went its count, and one in between shows by its claim. */
+#include <math.h>
+#include <string.h>
+
+#include "xb_table_layout.h"
+
+#define UNCOUNTED_BAR_US (600 * XB_SECOND_US)
+#define SETTLE_TRIES 16
+
+/* ---- claims */
+
+/* Where this thread last had a claim: mostly free again, on no other thread's cache line. */
+static _Thread_local uint32_t hint = UINT32_MAX;
+
+bool xb_claim_take(xb_table_t *t, unsigned child, uint32_t slot, uint32_t *claim)
+{
+    if (child >= t->dim.children)
+        return false;
+    xb_row_t *row = xb_table_row(t, child);
+    uint32_t claims = t->dim.claims;
+    if (hint == UINT32_MAX)
+        hint = atomic_fetch_add(&row->next, 8);
+    uint32_t i = hint % claims;
+    for (uint32_t n = 0; n < claims; n++) {
+        uint64_t none = 0;
+        if (!atomic_load_explicit(&row->claim[i], memory_order_relaxed) &&
+            atomic_compare_exchange_strong(&row->claim[i], &none,
+                                           xb_claim_pack(XB_CLAIM_INTENT, 0, slot))) {
+            hint = *claim = i;
+            return true;
+        }
+        i = i + 1 < claims ? i + 1 : 0;
+    }
+    return false;
+}
+
+bool xb_claim_count(const xb_table_t *t, uint32_t slot, unsigned epoch, unsigned *count)
+{
+    *count = 0;
+    for (unsigned child = 0; child < t->dim.children; child++) {
+        xb_row_t *row = xb_table_row(t, child);
+        if (xb_row_state(row) != XB_ROW_LIVING)
+            continue;
+        for (uint32_t i = 0; i < t->dim.claims; i++) {
+            uint64_t claim = atomic_load(&row->claim[i]);
+            if (!claim || (uint32_t)claim != slot)
+                continue;
+            if (xb_claim_state(claim) != XB_CLAIM_COUNTED)
+                return false;
+            *count += claim == xb_claim_pack(XB_CLAIM_COUNTED, epoch, slot);
+        }
+    }
+    return true;
+}
+
+/* ---- children */
+
+int xb_table_child_open(xb_table_t *t, int32_t pid)
+{
+    xb_table_child_dead(t, pid); /* its last bearer's death was missed */
+    for (unsigned child = 0; child < t->dim.children; child++) {
+        uint64_t none = xb_row_owner(XB_ROW_FREE, 0);
+        if (atomic_compare_exchange_strong(&xb_table_row(t, child)->owner, &none,
+                                           xb_row_owner(XB_ROW_LIVING, pid)))
+            return (int)child;
+    }
+    return -1;
+}
+
+/* Claims that are still held are left to the repair. */
+void xb_table_child_close(xb_table_t *t, unsigned child)
+{
+    xb_row_t *row = xb_table_row(t, child);
+    uint32_t held = 0;
+    while (held < t->dim.claims && !atomic_load(&row->claim[held]))
+        held++;
+    if (held == t->dim.claims)
+        atomic_store(&row->owner, xb_row_owner(XB_ROW_FREE, 0));
+    else
+        atomic_store(&row->owner, xb_row_owner(XB_ROW_DEAD, 0));
+}
+
+int xb_table_child_dead(xb_table_t *t, int32_t pid)
+{
+    for (unsigned child = 0; child < t->dim.children; child++) {
+        uint64_t living = xb_row_owner(XB_ROW_LIVING, pid);
+        if (atomic_compare_exchange_strong(&xb_table_row(t, child)->owner, &living,
+                                           xb_row_owner(XB_ROW_DEAD, pid)))
+            return (int)child;
+    }
+    return -1;
+}
+
+int32_t xb_table_child_pid(const xb_table_t *t, unsigned child)
+{
+    uint64_t owner = atomic_load(&xb_table_row(t, child)->owner);
+    return owner >> 32 == XB_ROW_LIVING ? (int32_t)(uint32_t)owner : 0;
+}
+
+/* Counts one session again. False: it does not hold still. */
+static bool settle(xb_table_t *t, uint32_t slot)
+{
+    if (slot >= t->slots)
+        return true; /* died between claim and slot */
+    xb_entry_t *e = xb_table_entry(t, slot);
+    for (unsigned tries = 0; tries < SETTLE_TRIES; tries++) {
+        xb_word_t w = xb_entry_word(e), counted = w;
+        if (w.state == XB_FREE)
+            return true;
+        if (!xb_claim_count(t, slot, w.epoch, &counted.inflight))
+            continue;
+        counted.seq++;
+        if (xb_entry_swap(e, w, counted))
+            return true;
+    }
+    return false;
+}
+
+/* The lock is held for one claim at a time; rows of the dead are freed only under it. */
+static bool repair_claim(xb_table_t *t, xb_row_t *row, uint32_t i, unsigned *settled)
+{
+    bool still_dead = false;
+    if (!xb_table_lock(t))
+        return false;
+    uint64_t claim = atomic_load(&row->claim[i]);
+    if (xb_row_state(row) == XB_ROW_DEAD) {
+        still_dead = true;
+        if (claim && settle(t, (uint32_t)claim)) {
+            atomic_store(&row->claim[i], 0);
+            ++*settled;
+        }
+    }
+    xb_table_unlock(t);
+    return still_dead;
+}
+
+static void free_row(xb_table_t *t, xb_row_t *row)
+{
+    uint32_t held = 0;
+    if (!xb_table_lock(t))
+        return;
+    while (held < t->dim.claims && !atomic_load(&row->claim[held]))
+        held++;
+    if (held == t->dim.claims && xb_row_state(row) == XB_ROW_DEAD)
+        atomic_store(&row->owner, xb_row_owner(XB_ROW_FREE, 0));
+    xb_table_unlock(t);
+}
+
+unsigned xb_table_repair(xb_table_t *t)
+{
+    unsigned settled = 0;
+    for (unsigned child = 0; child < t->dim.children; child++) {
+        xb_row_t *row = xb_table_row(t, child);
+        if (xb_row_state(row) != XB_ROW_DEAD)
+            continue;
+        for (uint32_t i = 0; i < t->dim.claims; i++)
+            if (atomic_load(&row->claim[i]) && !repair_claim(t, row, i, &settled))
+                break;
+        free_row(t, row);
+    }
+    return settled;
+}
+
+/* ---- requests */
+
+xb_word_t xb_entry_stir(xb_entry_t *e)
+{
+    xb_word_t w, next;
+    do {
+        next = w = xb_entry_word(e);
+        if (w.state != XB_STABLE)
+            break;
+        next.seq++;
+    } while (!xb_entry_swap(e, w, next));
+    return next;
+}
+
+/* The bar stands before the word moves: who still sees the old word cannot shut the gate. */
+static xb_enter_t pass_uncounted(xb_table_t *t, uint32_t slot, uint64_t tag, int64_t now_us,
+                                 xb_ref_t *ref)
+{
+    xb_entry_t *e = xb_table_entry(t, slot);
+    xb_raise(&e->bar_until_us, now_us + UNCOUNTED_BAR_US);
+    xb_word_t w = xb_entry_stir(e);
+    if (w.state == XB_FREE || atomic_load(&xb_table_tags(t)[slot]) != tag)
+        return XB_ENTER_UNKNOWN;
+    ref->home = (uint16_t)w.home;
+    return w.state == XB_STABLE ? XB_ENTER_UNCOUNTED : XB_ENTER_GATE;
+}
+
+/* Counts the request in the word; *w is the word it read. */
+static xb_enter_t count_in(xb_entry_t *e, xb_word_t *w)
+{
+    xb_word_t next;
+    do {
+        next = *w = xb_entry_word(e);
+        if (w->state != XB_STABLE)
+            return w->state == XB_FREE ? XB_ENTER_UNKNOWN : XB_ENTER_GATE;
+        if (w->inflight == XB_INFLIGHT_MAX)
+            return XB_ENTER_UNCOUNTED;
+        next.inflight++;
+        next.seq++;
+    } while (!xb_entry_swap(e, *w, next));
+    return XB_ENTER_IN;
+}
+
+/* True: it was the last one in flight. */
+static bool count_out(xb_entry_t *e, _Atomic uint64_t *own, uint32_t slot, unsigned epoch)
+{
+    xb_word_t w, next;
+    atomic_store(own, xb_claim_pack(XB_CLAIM_LEAVING, epoch, slot));
+    do {
+        next = w = xb_entry_word(e);
+        if (w.epoch != epoch || !w.inflight)
+            break;
+        next.inflight--;
+    } while (!xb_entry_swap(e, w, next));
+    atomic_store(own, 0);
+    return w.inflight == 1 && w.epoch == epoch;
+}
+
+xb_enter_t xb_table_enter(xb_table_t *t, unsigned child, uint64_t tag, int64_t now_us,
+                          xb_ref_t *ref)
+{
+    for (uint32_t slot, claim; (slot = xb_table_find(t, tag)) != XB_SLOT_NONE;) {
+        xb_entry_t *e = xb_table_entry(t, slot);
+        xb_word_t w;
+        if (!xb_claim_take(t, child, slot, &claim))
+            return pass_uncounted(t, slot, tag, now_us, ref);
+        _Atomic uint64_t *own = &xb_table_row(t, child)->claim[claim];
+        xb_enter_t in = count_in(e, &w);
+        if (in != XB_ENTER_IN) {
+            atomic_store(own, 0);
+            ref->home = (uint16_t)w.home;
+            return in == XB_ENTER_UNCOUNTED ? pass_uncounted(t, slot, tag, now_us, ref) : in;
+        }
+        if (atomic_load(&xb_table_tags(t)[slot]) != tag) { /* forgotten meanwhile */
+            count_out(e, own, slot, w.epoch);
+            continue;
+        }
+        atomic_store(own, xb_claim_pack(XB_CLAIM_COUNTED, w.epoch, slot));
+        atomic_fetch_add_explicit(&e->requests, 1, memory_order_relaxed);
+        xb_raise(&e->last_us, now_us);
+        *ref = (xb_ref_t){slot, claim, (uint16_t)child, (uint16_t)w.home, (uint16_t)w.epoch};
+        return XB_ENTER_IN;
+    }
+    return XB_ENTER_UNKNOWN;
+}
+
+/* Decays what is there to now and adds. Clocks of other threads may be a little ahead. */
+static void add_traffic(xb_entry_t *e, int64_t now_us, double bytes, double half_life_s)
+{
+    uint64_t old = atomic_load_explicit(&e->traffic, memory_order_relaxed), next;
+    uint32_t now_ms = (uint32_t)(now_us / 1000);
+    do {
+        uint32_t bits = (uint32_t)(old >> 32), dt = now_ms - (uint32_t)old, at = now_ms;
+        float value;
+        memcpy(&value, &bits, sizeof value);
+        if (dt > UINT32_MAX - 60000)
+            at = (uint32_t)old;
+        else if (dt && half_life_s > 0)
+            value *= (float)exp2(-(double)dt / (1000 * half_life_s));
+        value += (float)bytes;
+        memcpy(&bits, &value, sizeof bits);
+        next = (uint64_t)bits << 32 | at;
+    } while (!atomic_compare_exchange_weak(&e->traffic, &old, next));
+}
+
+void xb_table_leave(xb_table_t *t, const xb_ref_t *ref, int64_t now_us, int64_t bar_until_us,
+                    double bytes, double half_life_s)
+{
+    xb_entry_t *e = xb_table_entry(t, ref->slot);
+    bool ended = false;
+    if (xb_table_current(t, ref)) { /* all this before the word says that it is quiet */
+        xb_raise(&e->last_us, now_us);
+        if (bar_until_us)
+            xb_raise(&e->bar_until_us, bar_until_us);
+        if (bytes > 0)
+            add_traffic(e, now_us, bytes, half_life_s);
+        ended = atomic_load(&e->flags) & XB_SESSION_ENDED;
+    }
+    else
+        xb_entry_revisit(e, ref->home, now_us); /* the stale copy was in use till now */
+    if (count_out(e, &xb_table_row(t, ref->child)->claim[ref->claim], ref->slot, ref->epoch) &&
+        ended)
+        xb_table_reap(t, ref->slot, false);
+}
+
+bool xb_table_current(const xb_table_t *t, const xb_ref_t *ref)
+{
+    xb_word_t w = xb_entry_word(xb_table_entry(t, ref->slot));
+    return w.state != XB_FREE && w.epoch == ref->epoch;
+}
