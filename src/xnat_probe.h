@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A HEAD to a member from a background thread, through mod_proxy itself: http, https, ajp and unix
- * sockets with the member's own settings, under one total deadline, leaving no trace in the real
- * worker's counters and error state. One xnat_probe_t per thread; no function here is called from
- * a request. */
+/* A HEAD to a member from a background thread, through mod_proxy itself: http, https, ajp and
+ * unix sockets with the member's own settings, under one total deadline, without a trace in the
+ * real worker's counters and error state. One xnat_probe_t per thread; nothing here is called
+ * from a request. Probes run the hooks create_request, map_to_storage, pre_connection and
+ * scheme_handler with a request and a client connection that are made up. */
 #ifndef XNAT_PROBE_H
 #define XNAT_PROBE_H
 
@@ -11,12 +12,13 @@
 
 typedef struct xnat_probe_t xnat_probe_t;
 
-/* Hooks that let a deadline reach the socket of a running probe (pre_connection, create_req). */
+/* The hook and the filters through which a running probe meets its connection. */
 void xnat_probe_register_hooks(apr_pool_t *p);
 
-/* Process-wide parts: the deadline watchdog thread. pchild's pre-cleanup stops it. */
+/* Process-wide parts: the thread of the deadlines. pchild's pre-cleanup stops it. */
 apr_status_t xnat_probe_child_init(apr_pool_t *pchild, server_rec *s);
-/* From child_stopping, before threads are joined: every running and later probe fails at once. */
+/* From child_stopping, before threads are joined: every running and later probe is LATE at
+ * once; only a look-up of a member's host name in DNS is waited for. */
 void xnat_probe_stop(void);
 
 /* For the calling thread; own pool, own allocator. */
@@ -29,19 +31,19 @@ typedef struct {
     proxy_balancer *balancer;
     proxy_worker *worker;     /* the real one */
     const char *path;         /* absolute, at the node */
-    const char *host;         /* Host that stock httpd would send with ProxyPreserveHost, or NULL */
+    const char *host;         /* Host (and SNI) with ProxyPreserveHost, or NULL: the member's */
     const char *cookie;       /* whole Cookie header, or NULL */
     const char *authorization; /* or NULL */
     const char *forwarded_proto; /* X-Forwarded-Proto that clients' requests had, or NULL */
-    const char *forwarded_for;   /* X-Forwarded-For, or NULL */
-    apr_interval_time_t budget;  /* whole call */
+    const char *forwarded_for;   /* X-Forwarded-For that the node shall see, or NULL */
+    apr_interval_time_t budget;  /* whole call, without DNS */
 } xnat_probe_request_t;
 
 typedef enum {
-    XNAT_PROBE_ANSWERED, /* a complete answer; status and cookies are filled */
+    XNAT_PROBE_ANSWERED, /* a complete head of an answer; status and cookies are filled */
     XNAT_PROBE_REFUSED,  /* no connection could be made */
     XNAT_PROBE_BROKEN,   /* connected, but no whole answer (also after one retry) */
-    XNAT_PROBE_LATE      /* deadline */
+    XNAT_PROBE_LATE      /* deadline, or stopped */
 } xnat_probe_rc_t;
 
 #define XNAT_PROBE_COOKIES 16
