@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Runs a fuzz target over files instead of random input: every regression stays a plain test. */
+/* Runs a fuzz target over files instead of random input: each regression stays a test. */
 
 #include <dirent.h>
 #include <stdint.h>

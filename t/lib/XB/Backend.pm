@@ -88,8 +88,9 @@ sub _head ($self)
 {
     my $first = $self->line // return undef;
     my ($method, $uri, $version) = split / /, $first;
-    my %req = (method => $method, uri => $uri, version => $version, headers => [], conn => $self->number,
-               time => Time::HiRes::time(), complete => \1, body_length => 0, body_sum => 0, cookies => {});
+    my %req = (method => $method, uri => $uri, version => $version, headers => [], cookies => {},
+               conn => $self->number, time => Time::HiRes::time(), complete => \1,
+               body_length => 0, body_sum => 0);
     while (defined(my $line = $self->line)) {
         last if $line eq '';
         push @{$req{headers}}, [ split /:\s*/, $line, 2 ];
@@ -142,7 +143,8 @@ sub _sink ($self, $req, $n)
 
 sub _tunnel ($self)
 {
-    $self->write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+    $self->write("HTTP/1.1 101 Switching Protocols\r\n",
+                 "Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
     while (length(my $bytes = $self->read_some)) {
         $self->write($bytes);
     }
@@ -188,7 +190,8 @@ sub _builtin ($self, $req)
     my @headers = map { split /:\s*/, $_, 2 } @{$req->{query}{header} // []};
     push @headers, 'X-Node' => $self->server->route;
     if ($arg->('new') || $word eq 'login') {
-        push @headers, 'Set-Cookie' => 'JSESSIONID=' . $self->server->session_id . '; Path=/; HttpOnly';
+        my $id = $self->server->session_id;
+        push @headers, 'Set-Cookie' => "JSESSIONID=$id; Path=/; HttpOnly";
     }
     my $body = defined $n ? 'x' x $n : $self->_echo($req);
     return $self->_slowly(\@headers, $body, $wait) if $word eq 'trickle';
@@ -202,7 +205,8 @@ sub _builtin ($self, $req)
 
 sub _echo ($self, $req)
 {
-    return JSON::PP->new->latin1->canonical->encode({ %$req, node => $self->server->route }) . "\n";
+    my %said = (%$req, node => $self->server->route);
+    return JSON::PP->new->latin1->canonical->encode(\%said) . "\n";
 }
 
 sub _slowly ($self, $headers, $body, $wait)

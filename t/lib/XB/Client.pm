@@ -62,7 +62,10 @@ sub many ($self, $requests, %opt)
     my %place;
     $self->run(
         parallel => scalar @$requests, %opt,
-        next => sub { $place{ $requests->[$at] } = $at if $at < @$requests; return $requests->[ $at++ ] },
+        next => sub {
+            $place{ $requests->[$at] } = $at if $at < @$requests;
+            return $requests->[ $at++ ];
+        },
         done => sub ($answer, $req) { $answers[ $place{$req} ] = $answer });
     return @answers;
 }
@@ -150,13 +153,14 @@ sub _head ($self, $req, $host, $path)
     return "$head\r\n";
 }
 
-# A kept connection that the server closed before any byte of the answer says nothing of the request.
+# A kept connection that the server closed before any byte of the answer: a GET is sent again, as a
+# browser would do.
 sub _complete ($self, $x)
 {
-    if ($x->{reused} && $x->{error} && !$x->{got} && $x->{error} ne 'timeout' && !ref $x->{req}{body}) {
+    my $dropped = $x->{reused} && $x->{error} && !$x->{got} && $x->{error} ne 'timeout';
+    if ($dropped && ($x->{req}{method} // 'GET') =~ /^(?:GET|HEAD)$/) {
         $self->{idle} = {};
-        my @again = $self->many([ $x->{req} ]);
-        return $again[0];
+        return $self->request(%{$x->{req}});
     }
     my $answer = $x->answer;
     push @{$self->{idle}{ $x->{key} }}, [ @$x{qw(sock conn)} ] if $x->reusable;
@@ -173,14 +177,15 @@ sub _complete ($self, $x)
 package XB::Client::Exchange;
 use v5.36;
 use Errno ();
-use Socket qw(inet_aton pack_sockaddr_in PF_INET SOCK_STREAM IPPROTO_TCP TCP_NODELAY SOL_SOCKET SO_ERROR);
+use Socket qw(inet_aton pack_sockaddr_in PF_INET SOCK_STREAM IPPROTO_TCP TCP_NODELAY
+              SOL_SOCKET SO_ERROR);
 use Time::HiRes qw(time);
 
 sub new ($class, $req, $deadline)
 {
-    return bless { req => $req, deadline => $deadline, begin => time, in => '', out => '', body => '',
-                   length => 0, got => 0, state => 'head', error => '', headers => [], status => 0,
-                   unsent => $req->{size} // 0, sending => 1 }, $class;
+    return bless { req => $req, deadline => $deadline, begin => time, state => 'head', sending => 1,
+                   in => '', out => '', unsent => $req->{size} // 0, got => 0, error => '',
+                   status => 0, headers => [], body => '', length => 0 }, $class;
 }
 
 sub connect ($self, $host, $port)
@@ -188,7 +193,8 @@ sub connect ($self, $host, $port)
     socket $self->{sock}, PF_INET, SOCK_STREAM, 0 or die "socket: $!";
     setsockopt $self->{sock}, IPPROTO_TCP, TCP_NODELAY, 1;
     $self->{sock}->blocking(0);
-    connect $self->{sock}, pack_sockaddr_in($port, inet_aton($host)) or $!{EINPROGRESS} or $self->fail("connect: $!");
+    connect $self->{sock}, pack_sockaddr_in($port, inet_aton($host)) or $!{EINPROGRESS}
+        or $self->fail("connect: $!");
     return;
 }
 
@@ -218,9 +224,11 @@ sub _refill ($self)
         my $piece = ref $req->{body} ? $req->{body}->() : $req->{body};
         $self->{body_sent} = 1 if !ref $req->{body} || !defined $piece;
         $piece //= '';
-        my $chunked = $req->{chunked} || ref $req->{body};
-        $self->{out} = !$chunked ? $piece : $piece eq '' ? '' : sprintf "%x\r\n%s\r\n", length $piece, $piece;
-        $self->{out} .= "0\r\n\r\n" if $chunked && $self->{body_sent};
+        if ($req->{chunked} || ref $req->{body}) {
+            $piece = sprintf "%x\r\n%s\r\n", length $piece, $piece if $piece ne '';
+            $piece .= "0\r\n\r\n" if $self->{body_sent};
+        }
+        $self->{out} = $piece;
     }
     else {
         $self->{sending} = 0;
@@ -315,7 +323,8 @@ sub _read_head ($self)
 {
     $self->{in} =~ s/\A(.*?)\r?\n\r?\n//s or return 0;
     my ($first, @lines) = split /\r?\n/, $1;
-    ($self->{version}, $self->{status}) = $first =~ m{^HTTP/(\S+) (\d+)} or return $self->fail('not HTTP');
+    ($self->{version}, $self->{status}) = $first =~ m{^HTTP/(\S+) (\d+)}
+        or return $self->fail('not HTTP');
     return 1 if $self->{status} == 100;
     $self->{ttfb} = time - $self->{begin};
     $self->{headers} = [ map { [ split /:\s*/, $_, 2 ] } @lines ];
@@ -340,9 +349,9 @@ sub _read_head ($self)
 sub reusable ($self)
 {
     my $connection = XB::Client->header($self, 'Connection') // '';
-    return !$self->{broken} && $self->{state} ne 'until-close' && ($self->{req}{keep} // 1)
-        && ($self->{version} // '') eq '1.1' && $connection !~ /close/i && $self->{status} >= 200
-        && !$self->{sending};
+    return !$self->{broken} && !$self->{sending} && $self->{state} ne 'until-close'
+        && ($self->{req}{keep} // 1) && ($self->{version} // '') eq '1.1'
+        && $connection !~ /close/i && $self->{status} >= 200;
 }
 
 sub answer ($self)

@@ -26,14 +26,14 @@ use XB::Client ();
 use XB::Deps ();
 use XB::Test ();
 
-my @MODULES = qw(authn_core authz_core authz_host alias dir env headers mime rewrite setenvif status proxy
-    proxy_http proxy_ajp proxy_http2 proxy_wstunnel proxy_hcheck slotmem_shm proxy_balancer lbmethod_bytraffic
-    lbmethod_byrequests lbmethod_bybusyness http2 socache_shmcb);
+my @MODULES = qw(authn_core authz_core authz_host alias dir env headers mime rewrite setenvif status
+    proxy proxy_http proxy_ajp proxy_http2 proxy_wstunnel proxy_hcheck slotmem_shm proxy_balancer
+    lbmethod_bytraffic lbmethod_byrequests lbmethod_bybusyness http2 socache_shmcb);
 
 sub new ($class, $t, %opt)
 {
-    my $self = bless { name => 'httpd', children => 2, threads => 16, mpm => 'event', conf => '', env => {},
-                       modules => [], module => 1, global => '', %opt, test => $t }, $class;
+    my $self = bless { name => 'httpd', children => 2, threads => 16, mpm => 'event', conf => '',
+                       env => {}, modules => [], module => 1, global => '', %opt, test => $t }, $class;
     $self->{port} //= $t->port;
     $self->{root} = $t->mkdir($self->{name});
     $t->mkdir("$self->{name}/htdocs");
@@ -53,19 +53,38 @@ sub client ($self, %opt) { return XB::Client->new(base => $self->url, %opt) }
 
 # ---- configuration
 
+my $ACCESS = join ',', map { my ($name, $field) = @$_; qq(\\"$name\\":\\"$field\\") }
+    [ uri => '%U%q' ], [ status => '%>s' ], [ us => '%D' ], [ worker => '%{BALANCER_WORKER_ROUTE}e' ],
+    map { [ lc $_ => "%{XNAT_BALANCE_$_}e" ] } qw(DECISION REASON FROM TO);
+my $FRAME = <<"END";
+LogFormat "{$ACCESS}" json
+KeepAliveTimeout 30
+MaxKeepAliveRequests 0
+GracefulShutdownTimeout 3
+TypesConfig /dev/null
+<IfModule ssl_module>
+SSLSessionCache shmcb:%%DIR%%/ssl_scache(512000)
+</IfModule>
+<Location /balancer-manager>
+SetHandler balancer-manager
+</Location>
+END
+
 sub _load ($self)
 {
     my $dir = $self->_libexecdir;
     my @names = ("mpm_$self->{mpm}", @MODULES, @{$self->{modules}});
-    my @lines = map { "LoadModule ${_}_module $dir/mod_$_.so" } grep { -e "$dir/mod_$_.so" } @names;
+    @names = grep { $_ ne 'http2' } @names if $self->{mpm} eq 'prefork';    # which cannot serve it
+    @names = grep { -e "$dir/mod_$_.so" } @names;
+    my @lines = map { "LoadModule ${_}_module $dir/mod_$_.so" } @names;
     push @lines, 'LoadModule xnat_balance_module ' . $self->module_file if $self->{module};
     return join "\n", @lines;
 }
 
 sub _libexecdir ($self)
 {
-    my ($dir) = grep { -e "$_/mod_proxy.so" } $ENV{XB_LIBEXECDIR} // (), '/usr/lib/apache2/modules';
-    return $dir // die "no mod_proxy.so found: apt-get install apache2-bin\n";
+    my $dir = $ENV{XB_LIBEXECDIR} // '/usr/lib/apache2/modules';
+    return -e "$dir/mod_proxy.so" ? $dir : die "no mod_proxy.so: apt-get install apache2-bin\n";
 }
 
 sub module_file ($class)
@@ -82,7 +101,8 @@ sub _mpm ($self)
         my $n = $children > 8 ? $children : 8;
         return "StartServers $n\nMinSpareServers 2\nMaxSpareServers 64\nMaxRequestWorkers 64";
     }
-    return join "\n", 'ServerLimit ' . $children * 4, "StartServers $children", "ThreadsPerChild $threads",
+    return join "\n", 'ServerLimit ' . $children * 4, "StartServers $children",
+        "ThreadsPerChild $threads",
         'MaxRequestWorkers ' . ($children + 1) * $threads,
         'MinSpareThreads ' . (($children - 1) * $threads + 1),
         'MaxSpareThreads ' . ($children + 2) * $threads;
@@ -90,8 +110,10 @@ sub _mpm ($self)
 
 sub text ($self, $conf)
 {
-    my $user = $> == 0 ? "User $self->{test}{user}\nGroup #" . (getpwnam $self->{test}{user})[3] : '';
-    return $self->{test}->expand(<<"END" . $self->_load . "\n" . $self->_mpm . "\n$user\n$conf\n");
+    my $name = $self->{test}->user;
+    my $user = $> == 0 ? "User $name\nGroup #" . (getpwnam $name)[3] : '';
+    my $rest = join "\n", $self->_load, $self->_mpm, $user, $FRAME, $conf, '';
+    return $self->{test}->expand(<<"END" . $rest);
 ServerRoot $self->{root}
 DefaultRuntimeDir $self->{root}
 PidFile $self->{root}/pid
@@ -100,28 +122,14 @@ Listen 127.0.0.1:$self->{port}
 DocumentRoot $self->{root}/htdocs
 ErrorLog $self->{log}
 LogLevel info@{[ $self->{module} ? ' xnat_balance:debug' : '' ]}
-LogFormat "{\\"uri\\":\\"%U%q\\",\\"status\\":%>s,\\"us\\":%D,\\"worker\\":\\"%{BALANCER_WORKER_ROUTE}e\\",\\"decision\\":\\"%{XNAT_BALANCE_DECISION}e\\",\\"reason\\":\\"%{XNAT_BALANCE_REASON}e\\",\\"from\\":\\"%{XNAT_BALANCE_FROM}e\\",\\"to\\":\\"%{XNAT_BALANCE_TO}e\\"}" json
-GracefulShutdownTimeout 3
-TraceEnable off
+CustomLog $self->{root}.access json
 $self->{global}
 END
 }
 
 sub set_conf ($self, $conf)
 {
-    my $late = <<'END';
-<IfModule mime_module>
-TypesConfig /dev/null
-</IfModule>
-<IfModule ssl_module>
-SSLSessionCache shmcb:%%DIR%%/ssl_scache(512000)
-</IfModule>
-<Location /balancer-manager>
-SetHandler balancer-manager
-</Location>
-END
-    my $log = "CustomLog $self->{root}.access json";
-    $self->{conf_file} = $self->{test}->write("$self->{name}.conf", $self->text("$late$log\n$conf"));
+    $self->{conf_file} = $self->{test}->write("$self->{name}.conf", $self->text($conf));
     return;
 }
 
@@ -134,7 +142,8 @@ sub _run_configtest ($self, $file)
 
 sub configtest ($self, $conf)
 {
-    my $file = $self->{test}->write("$self->{name}.configtest", $self->text($conf) =~ s/^ErrorLog .*$/ErrorLog \/dev\/stderr/mr);
+    my $text = $self->text($conf) =~ s{^ErrorLog .*$}{ErrorLog /dev/stderr}mr;
+    my $file = $self->{test}->write("$self->{name}.configtest", $text);
     return $self->_run_configtest($file);
 }
 
@@ -143,7 +152,8 @@ sub configtest ($self, $conf)
 sub start ($self)
 {
     my $t = $self->{test};
-    my @cmd = (XB::Deps->path('apache2'), '-d', $self->{root}, '-f', $self->{conf_file}, '-DFOREGROUND');
+    my @cmd = (XB::Deps->path('apache2'), '-DFOREGROUND', '-d', $self->{root},
+               '-f', $self->{conf_file});
     my %env = (LANG => 'C', %{$self->{env}});
     if ($ENV{XB_ASAN}) {
         chomp($env{LD_PRELOAD} = `gcc -print-file-name=libasan.so`);
@@ -184,7 +194,8 @@ sub _renew ($self, $signal)
     my $before = $self->_generations;
     $self->{process}->signal($signal);
     XB::Test::wait_for(sub {
-        return $self->_generations > $before && $self->{children} <= grep { !$old{$_} } $self->children;
+        my $new = grep { !$old{$_} } $self->children;
+        return $self->_generations > $before && $new >= $self->{children};
     }, 20, "$self->{name}: a new generation");
     return;
 }
@@ -217,13 +228,14 @@ sub kill_child ($self, $pid = ($self->children)[0])
 
 sub access ($self)
 {
-    return map { JSON::PP::decode_json($_) } split /\n/, $self->{test}->slurp("$self->{root}.access");
+    my $text = $self->{test}->slurp("$self->{root}.access");
+    return map { JSON::PP::decode_json($_) } split /\n/, $text;
 }
 
 # ---- balancer-manager
 
-my %FLAG = (drain => 'N', disabled => 'D', standby => 'H', spare => 'R', stopped => 'S', error => 'E',
-            ignore => 'I', hcfailed => 'C');
+my %FLAG = (drain => 'N', disabled => 'D', standby => 'H', spare => 'R', stopped => 'S',
+            error => 'E', ignore => 'I', hcfailed => 'C');
 
 # balancer-manager heeds parameters only from its own pages.
 sub manager_get ($self, $query = '')
@@ -246,9 +258,11 @@ sub manager ($self, $balancer, $url, %opt)
     $field{w} = $url if defined $url;
     $field{b_lbm} = $opt{lbmethod} if defined $opt{lbmethod};
     $field{"w_status_$FLAG{$_}"} = $opt{$_} ? 1 : 0 for grep { $FLAG{$_} } keys %opt;
-    my $form = join '&', map { "$_=" . $field{$_} =~ s/([^\w.-])/sprintf '%%%02X', ord $1/ger } sort keys %field;
+    s/([^\w.-])/sprintf '%%%02X', ord $1/ge for values %field;
+    my $form = join '&', map { "$_=$field{$_}" } sort keys %field;
     my $r = $self->client->post('/balancer-manager', $form, headers => [
-        'Content-Type' => 'application/x-www-form-urlencoded', Referer => $self->url('/balancer-manager') ]);
+        'Content-Type' => 'application/x-www-form-urlencoded',
+        Referer => $self->url('/balancer-manager') ]);
     die "balancer-manager said $r->{status}\n" if $r->{status} != 200;
     return $r;
 }
@@ -257,7 +271,8 @@ sub members ($self, $balancer)
 {
     my $nonce = $self->_nonce($balancer);
     my $xml = $self->manager_get("?b=$balancer&xml=1&nonce=$nonce")->{body};
-    my ($own) = $xml =~ m{<httpd:name>balancer://\Q$balancer\E</httpd:name>(.*?)</httpd:balancer>}s
+    my ($own) =
+        $xml =~ m{<httpd:name>balancer://\Q$balancer\E</httpd:name>(.*?)</httpd:balancer>}s
         or die "no XML of $balancer\n";
     my %members;
     for ($own =~ m{<httpd:worker>(.*?)</httpd:worker>}gs) {

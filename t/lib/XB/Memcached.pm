@@ -28,8 +28,8 @@ sub start ($self)
     my @user = $> == 0 ? ('-u', $t->user) : ();
     $self->{process} = $t->spawn(
         name  => $self->{name},
-        cmd   => [ XB::Deps->path('memcached'), '-l', '127.0.0.1', '-p', $self->{port}, '-U', 0, '-t', 2,
-                   '-m', 64, @user, @{$self->{args}} ],
+        cmd   => [ XB::Deps->path('memcached'), '-l', '127.0.0.1', '-p', $self->{port}, '-U', 0,
+                   '-t', 2, '-m', 64, @user, @{$self->{args}} ],
         ready => sub { $t->listening($self->{port}) });
     return $self;
 }
@@ -54,8 +54,8 @@ sub kill ($self)
 
 sub _send ($self, $text)
 {
-    $self->{sock} //= IO::Socket::IP->new(PeerHost => '127.0.0.1', PeerPort => $self->{port}, Timeout => 2)
-        or die "memcached $self->{port}: $@";
+    my %peer = (PeerHost => '127.0.0.1', PeerPort => $self->{port}, Timeout => 2);
+    $self->{sock} //= IO::Socket::IP->new(%peer) or die "memcached $self->{port}: $@";
     print { $self->{sock} } $text;
     $self->{sock}->flush;
     return;

@@ -109,7 +109,8 @@ sub _members ($self)
     my @found;
     for my $file (glob '/proc/[0-9]*/stat') {
         open my $fh, '<', $file or next;
-        my ($pid, $name, $state, $group) = (<$fh> // '') =~ /^(\d+) \((.*)\) (\S) \d+ (\d+)/s or next;
+        my ($pid, $name, $state, $group) =
+            (<$fh> // '') =~ /^(\d+) \((.*)\) (\S) \d+ (\d+)/s or next;
         push @found, "$pid $name" if $group == $self->{pid} && $state !~ /[ZX]/;
     }
     return @found;

@@ -49,7 +49,8 @@ sub cont ($self) { return $self->{process}->cont }
 
 sub hang_up ($self)
 {
-    CORE::kill 'KILL', grep { $_ != $self->{process}->pid } map { /^(\d+)/ } $self->{process}->leftover;
+    my $p = $self->{process};
+    CORE::kill 'KILL', grep { $_ != $p->pid } map { /^(\d+)/ } $p->leftover;
     return;
 }
 

@@ -121,7 +121,8 @@ sub port ($self, $name = undef)
 sub spawn ($self, %opt)
 {
     my $cmd = $opt{cmd};
-    return $self->_start(%opt, code => sub { exec { $cmd->[0] } @$cmd or die "$cmd->[0]: $!\n" });
+    my $code = sub { exec { $cmd->[0] } @$cmd or die "$cmd->[0]: $!\n" };
+    return $self->_start(%opt, code => $code);
 }
 
 sub fork_child ($self, %opt) { return $self->_start(%opt) }
@@ -132,8 +133,8 @@ sub _start ($self, %opt)
     push @{$self->{procs}}, $p;
     if (my $ready = $opt{ready}) {
         my $ok = eval {
-            wait_for(sub { die "ended early\n" if !$p->alive; $ready->($p) }, $opt{timeout} // 20,
-                     "$opt{name} to be ready");
+            wait_for(sub { die "ended early\n" if !$p->alive; $ready->($p) },
+                     $opt{timeout} // 20, "$opt{name} to be ready");
         };
         die "$opt{name}: $@" . $self->slurp($p->log) if !$ok;
     }
@@ -194,7 +195,8 @@ sub unexpected ($class, $text, @announced)
     return grep {
         my $line = $_;
         ($line =~ /^\[[^\]]+\] \[[\w-]*:(?:warn|error|crit|alert|emerg)\]/
-            || $line =~ /Sanitizer|: runtime error: |\bAH0005[0-2]\b|^==\d+== .*(?:Invalid|Uninit|uninit)/
+            || $line =~ /Sanitizer|: runtime error: |^==\d+== .*(?:Invalid|Uninit|uninit)/
+            || $line =~ /\bAH0005[0-2]\b/
             || $line =~ /Segmentation fault|core dumped| at \S+\.(?:pm|t|pl) line \d+/)
             && $line !~ /\bAH(?:10159|01882)\b/
             && !grep { $line =~ $_ } @announced
