@@ -48,7 +48,7 @@ typedef struct {
     double traffic;       /* decayed bytes */
     double occupancy;     /* decayed mean of requests in flight */
     uint64_t busy;
-    uint64_t sessions, active; /* homes here; of them recently used */
+    uint64_t sessions, active; /* homes here; of them used recently */
     uint64_t bytes_in, bytes_out, requests, elected, moved_in, moved_out, failed_over;
     uint64_t generation;
 } xb_report_member_t;
@@ -88,9 +88,11 @@ typedef struct {
     uint64_t session[XB_REPORT_STATES];
     uint64_t forgotten; /* though alive: the table was full */
     uint64_t not_remembered;
+    uint64_t repaired; /* counted again after a child died */
 
     uint64_t request[XB_DECISIONS];
-    uint64_t gate_waits, gate_timeouts, gate_crowded, gate_waiting;
+    uint64_t uncounted; /* no room for another request in flight */
+    uint64_t gate_waits, gate_timeouts, gate_crowded, gate_fenced, gate_waiting;
 
     uint64_t moved[XB_MOVE_REASONS];
     uint64_t refused[XB_REFUSALS];

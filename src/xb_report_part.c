@@ -24,6 +24,10 @@ static const xb_field_t sessions[] = {
      "Living sessions forgotten because the table was full."},
     {XB_FIELD_COUNTER, R(not_remembered), "not_remembered", "sessions_not_remembered",
      "Sessions not taken into the table because nothing could be forgotten."},
+    {XB_FIELD_COUNTER, R(repaired), "repaired", "sessions_repaired",
+     "Sessions whose requests were counted again after a child died."},
+    {XB_FIELD_COUNTER, R(uncounted), "uncounted_requests", "requests_uncounted",
+     "Requests let through uncounted, because a child had too many in flight."},
 };
 
 static const xb_field_t gates[] = {
@@ -33,6 +37,8 @@ static const xb_field_t gates[] = {
      "Requests that waited in vain and got 503."},
     {XB_FIELD_COUNTER, R(gate_crowded), "crowded", "gate_crowded",
      "Requests that got 503 because too many waited already."},
+    {XB_FIELD_COUNTER, R(gate_fenced), "fenced", "gate_fenced",
+     "Answers of a lost home turned into 502 because the session had moved."},
     {XB_FIELD_GAUGE, R(gate_waiting), "waiting", "gate_waiting", "Requests waiting now."},
 };
 
@@ -103,7 +109,7 @@ static const xb_field_t member[] = {
     {XB_FIELD_GAUGE, R(busy), "busy", "member_busy", "Requests in flight."},
     {XB_FIELD_GAUGE, R(sessions), "sessions", "member_sessions", "Sessions at home here."},
     {XB_FIELD_GAUGE, R(active), "active", "member_sessions_active",
-     "Of them used within the last minutes."},
+     "Of them used within the last five minutes."},
     {XB_FIELD_COUNTER, R(bytes_in), "bytes_in", "member_bytes_in", "Bytes from clients."},
     {XB_FIELD_COUNTER, R(bytes_out), "bytes_out", "member_bytes_out", "Bytes to clients."},
     {XB_FIELD_COUNTER, R(requests), "requests", "member_requests", "Requests."},

@@ -112,6 +112,9 @@ static xb_report_t small(void)
                      .gate_crowded = 3010,
                      .gate_waiting = 3011,
                      .would_have_moved = 3012,
+                     .repaired = 2501,
+                     .uncounted = 2502,
+                     .gate_fenced = 2503,
                      .move_ms_sum = 3013,
                      .move_ms_max = 3014,
                      .recent = recent,
@@ -155,6 +158,7 @@ static void figures(const xb_report_t *r, xb_report_form_t form, const char *nam
     bool prom = form == XB_REPORT_PROMETHEUS;
     has_numbers(text, name, 1001, 1011);
     has_numbers(text, name, prom ? 2005 : 2001, 2006);
+    has_numbers(text, name, 2501, 2503);
     has_numbers(text, name, 3001, prom ? 3012 : 3016);
     has_numbers(text, name, 4000, 4000 + XB_REPORT_STATES - 1);
     has_numbers(text, name, 5000, 5000 + XB_DECISIONS - 1);
