@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The harness itself: stock httpd over two scripted back ends, memcached, and the checks that end each test.
+# The harness itself: stock httpd, scripted back ends, memcached, and the checks that end a test.
 use v5.36;
 use Test::More;
 use XB::Test;

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 # A scripted HTTP/1.1 back end: answers like a small Tomcat, misbehaves on request, keeps a journal.
 #
-#   my $be = $t->backend('n1');                    # the name is the route; also: route =>, node =>, code =>
-#   my $be = $t->backend('n1', sub ($req, $conn) { # code first; a true value means: answered
+#   my $be = $t->backend('n1');        # the name is the route; or: route =>, node =>, code =>
+#   my $be = $t->backend('n1', sub ($req, $conn) {    # runs first; a true value means: answered
 #       return 0 if $req->{path} ne '/mine';
 #       $conn->respond(200, [ 'X-A' => 'b' ], 'body');
 #   });
-#   $be->requests     list of { method uri path query version headers => [[name, value]..] cookies body_length
-#                     body_sum (of all bytes, mod 2**32) complete (bool) conn time };   $be->clear
-#   $be->header($request, 'name'); $be->count('/path'); and all of XB::Server (port stop start pause cont kill)
+#   $be->requests    list of { method uri path query version headers => [[name, value]...] cookies
+#                    body_length body_sum (of all bytes, mod 2**32) complete (bool) conn time }
+#   $be->url, $be->count('/path'), $be->clear, $be->header($request, 'name')
+#   and all of XB::Server: port stop start pause cont hang_up
 #
 # The last word of the path says what to do, query parameters say how. Any path:
-#   ms=N wait first   code=N status   header=Name:value (repeatable)   new=1 begin a session (JSESSIONID of
-#   32 hex digits, "-node" if node => was given, ".route")   n=N body of N bytes   chunked=1   close=1
+#   ms=N wait first   code=N status   header=Name:value (repeatable)   n=N body of N bytes
+#   chunked=1   close=1   new=1 begin a session: JSESSIONID of 32 hex digits, "-node" if node =>
+#   was given, ".route"
 # and the words
-#   echo (default) the request as JSON   login  as new=1   bytes  n bytes   upload  reads the body, echoes
-#   trickle n=,ms=  one byte each ms     hang   never answers      drop  closes without an answer
-#   reset  RST instead of an answer      cut    promises n+1000 bytes, sends n and closes
+#   echo (default) the request as JSON   login  as new=1   bytes  n bytes   upload  as echo
+#   trickle n=,ms=  a byte each ms       hang  no answer   drop  closes without an answer
+#   reset  RST instead of an answer      cut  promises n+1000 bytes, sends n and closes
 #   Upgrade: websocket is answered with 101, then every byte comes back.
 package XB::Backend;
 use v5.36;

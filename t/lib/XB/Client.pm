@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-# An HTTP/1.1 client for many users at once: one process, no threads, every byte of the answer counted.
+# An HTTP/1.1 client for many users at once: one process, no threads, each byte of answers counted.
 #
 #   my $c = XB::Client->new(base => 'http://127.0.0.1:8080', timeout => 10);
-#   my $r = $c->get('/path', %opt);  $c->head(...)  $c->post('/path', $body, %opt)  $c->request(%opt)
-#   my @r = $c->many([ { path => '/a', user => 'u1' }, ... ], parallel => 8);      # answers in that order
-#   $c->run(next => sub { a request or undef = no more }, done => sub ($r, $req) {...}, parallel => 8);
-# A request: path or url, method (GET), headers [name, value...], cookie (a Cookie header, instead of the jar),
-#   user (whose jar; no user: no jar), body (string or a sub that gives pieces, then undef), size => N (that many
-#   bytes of body), chunked, timeout (s, of the whole), keep => 0 (no keep-alive), discard => 1 (body not kept),
-#   abort_after => N (closes after N body bytes), version => '1.0'
+#   my $r = $c->get('/path', %opt);  $c->head(...)  $c->post('/path', $body, %opt)
+#   my @r = $c->many([ { path => '/a', user => 'u1' }, ... ], parallel => 8);  # in that order
+#   $c->run(next => sub { a request, or undef: no more }, done => sub ($r, $req) {...},
+#           parallel => 8);
+# A request: path or url, method (GET), headers [name, value...], user (whose jar; none: no jar),
+#   cookie (a Cookie header instead of the jar's), body (string, or a sub that gives pieces, then
+#   undef), size => N (that many bytes of body), chunked, timeout (s, of the whole), keep => 0 (no
+#   keep-alive), discard => 1 (body not kept), abort_after => N (closes after N bytes of body),
+#   version => '1.0'
 # An answer: status (0 = none), error ('' when complete), body, length, headers [[name, value]...],
-#   time (s in all), ttfb (s to the head's end), request, conn (number of the connection), reused
-#   $c->header($r, 'Name') (all in list context), $c->jar('u1') (hash), $c->session('u1') (JSESSIONID)
-#   $c->close  ends all idle connections; my $sock = $c->socket  a plain connection for raw work
+#   time (s in all), ttfb (s to the head's end), request, conn (connection's number), reused
+#   $c->header($r, 'Name') (all in list context), $c->jar('u1') (hash), $c->session('u1')
+#   $c->close  ends all idle connections;  $c->socket  a plain connection for raw work
 package XB::Client;
 use v5.36;
 use IO::Socket::INET ();
@@ -70,7 +72,7 @@ sub many ($self, $requests, %opt)
     return @answers;
 }
 
-# The loop: as many exchanges as `parallel` allows, each a small state machine (XB::Client::Exchange).
+# The loop: as many exchanges as `parallel` allows, each a small state machine (see below).
 sub run ($self, %opt)
 {
     my (%active, $ended);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Finds the programs that scripts/deps found or fetched: XB::Deps->path('memcached') or die with the way out.
+# Finds the programs that scripts/deps found or fetched: XB::Deps->path('memcached'), or it dies.
 package XB::Deps;
 use v5.36;
 use Cwd ();

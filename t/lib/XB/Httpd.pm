@@ -2,22 +2,26 @@
 # A real httpd with a configuration of its own, our module, and at least two children.
 #
 #   my $h = $t->httpd(
-#       conf     => '...',       # goes into the server; %%PORT:name%%, %%DIR%%, %%USER%% are expanded
+#       conf     => '...',       # goes into the server; %%PORT:name%%, %%DIR%%, %%USER%% expanded
 #       children => 2, threads => 16, mpm => 'event' (worker, prefork),
 #       modules  => ['ssl'],     # besides the usual ones (see @MODULES)
 #       module   => 0,           # without mod_xnat_balance
-#       global   => '...',       # put before any module is loaded (ServerLimit, Define ...)
+#       global   => '...',       # put before any module is loaded (Define ...)
 #       env      => {}, name => 'httpd2', port => , start => 0);
 #   $h->port, $h->url('/x'), $h->pid, $h->children (pids), $h->error_log (text), $h->log_file
-#   $h->graceful, $h->restart (both wait for the new generation), $h->stop, $h->start, $h->kill_child($pid)
-#   $h->set_conf($text)                  # for the next graceful or restart
-#   my ($status, $output) = $h->configtest($conf)    # of $conf in this very frame; XB::Httpd->check needs no start
-#   $h->manager('name', 'http://127.0.0.1:1', drain => 1)   # drain disabled standby spare stopped error ignore
-#   $h->manager('name', undef, lbmethod => 'byrequests')    # or url, set => { w_lf => 2 } for raw fields
+#   $h->graceful, $h->restart (both wait for the new generation), $h->stop, $h->start
+#   $h->kill_child($pid)                 # SIGKILL; waits for the new child
+#   $h->set_conf($text)                  # for the next graceful, restart or start
+#   my ($status, $output) = $h->configtest($conf);     # of $conf in this very frame
+#   $h->manager('name', 'http://127.0.0.1:1', drain => 1)
+#                                        # drain disabled standby spare stopped error ignore
+#   $h->manager('name', undef, lbmethod => 'byrequests')    # set => { w_lf => 2 }: raw fields
 #   $h->manager_get($query)              # a page of it, with the Referer that it wants
-#   my %m = $h->members('name')          # route => { url status elected busy to from load factor set }
+#   my %m = $h->members('name')          # route => { url status elected busy to from load
+#                                        #            factor set }
 #   $h->client(%opt)                     # an XB::Client whose base is this server
-# An access log with JSON lines is in %%DIR%%/httpd.access: $h->access gives them as hashes.
+#   $h->access                           # its access log: { uri status us worker decision reason
+#                                        #                   from to } each
 package XB::Httpd;
 use v5.36;
 use JSON::PP ();
@@ -33,7 +37,8 @@ my @MODULES = qw(authn_core authz_core authz_host alias dir env headers mime rew
 sub new ($class, $t, %opt)
 {
     my $self = bless { name => 'httpd', children => 2, threads => 16, mpm => 'event', conf => '',
-                       env => {}, modules => [], module => 1, global => '', %opt, test => $t }, $class;
+                       env => {}, modules => [], module => 1, global => '', %opt,
+                       test => $t }, $class;
     $self->{port} //= $t->port;
     $self->{root} = $t->mkdir($self->{name});
     $t->mkdir("$self->{name}/htdocs");
@@ -54,7 +59,8 @@ sub client ($self, %opt) { return XB::Client->new(base => $self->url, %opt) }
 # ---- configuration
 
 my $ACCESS = join ',', map { my ($name, $field) = @$_; qq(\\"$name\\":\\"$field\\") }
-    [ uri => '%U%q' ], [ status => '%>s' ], [ us => '%D' ], [ worker => '%{BALANCER_WORKER_ROUTE}e' ],
+    [ uri => '%U%q' ], [ status => '%>s' ], [ us => '%D' ],
+    [ worker => '%{BALANCER_WORKER_ROUTE}e' ],
     map { [ lc $_ => "%{XNAT_BALANCE_$_}e" ] } qw(DECISION REASON FROM TO);
 my $FRAME = <<"END";
 LogFormat "{$ACCESS}" json
@@ -93,7 +99,7 @@ sub module_file ($class)
     return XB::Deps->root . "/$file";
 }
 
-# Room for one child more than asked for (a killed one is replaced at once), and for old generations.
+# Room for one child more than asked for, as a killed one is replaced, and for old generations.
 sub _mpm ($self)
 {
     my ($children, $threads) = @$self{qw(children threads)};
@@ -214,7 +220,7 @@ sub children ($self)
     return @found;
 }
 
-# SIGKILL leaves AH00052 in the log, so it announces it; returns when a new child has taken its place.
+# SIGKILL leaves AH00052 in the log, which is announced; returns when a new child is there.
 sub kill_child ($self, $pid = ($self->children)[0])
 {
     $self->{test}->allow_log(qr/AH00052: child pid $pid exit signal Killed/);

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # A real memcached on a free port, or a scripted one; plus a plain client of the text protocol.
 #
-#   my $mc = $t->memcached;              # name => 'mc2', port =>, args => ['-v']
-#   $mc->get($key), $mc->gets(@keys) (hash), $mc->set($key, $value, $exptime, $flags), $mc->add(...),
-#   $mc->delete($key), $mc->keys, $mc->flush, $mc->stats, $mc->command($line) (first line of the answer)
-#   $mc->pause, $mc->cont, $mc->kill, $mc->stop, $mc->start (same port, empty), $mc->port, $mc->address
+#   my $mc = $t->memcached;            # name => 'mc2', port =>, args => ['-v']
+#   $mc->get($key), $mc->gets(@keys) (hash), $mc->set($key, $value, $exptime, $flags),
+#   $mc->add(...), $mc->delete($key), $mc->keys, $mc->flush, $mc->stats,
+#   $mc->command($line) (first line of the answer)
+#   $mc->pause, $mc->cont, $mc->kill, $mc->stop, $mc->start (same port, empty)
+#   $mc->port, $mc->address
 #
 #   my $f = $t->fake_memcached(sub ($conn, $line) { $conn->write("END\r\n") });   # an XB::Server
-#   my $f = $t->fake_memcached('hang');  # or trickle, garbage, drop, endless; $f->records has the lines
+#   my $f = $t->fake_memcached('hang');    # or trickle, garbage, drop, endless
+#   $f->records                            # the lines it got, as { line, conn }
 package XB::Memcached;
 use v5.36;
 use IO::Socket::IP ();

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-# One process that a test started, leader of a group of its own; signals go to the whole group.
+# One process that a test started, leader of a group of its own; most signals go to the group.
 #
-#   $p->pid, $p->name, $p->log (stdout and stderr), $p->logs (all that finish reads), $p->add_log($file)
+#   $p->pid, $p->name, $p->log (stdout and stderr), $p->logs (all that finish reads),
+#   $p->add_log($file_or_glob)
 #   $p->alive, $p->stop($signal = TERM)  waits for the end, KILL after 10 s; gives the exit status
 #   $p->pause, $p->cont                  SIGSTOP, SIGCONT of the group
 #   $p->kill                             SIGKILL of the group
 #   $p->signal($sig)                     to the leader only
-#   $p->leftover                         pids (with names) still living in the group
+#   $p->leftover                         "pid name" of each that still lives in the group
 package XB::Process;
 use v5.36;
 use POSIX ();

@@ -2,13 +2,14 @@
 # A small TCP server in Perl on 127.0.0.1: one process per connection, so a callback may block.
 #
 #   my $s = XB::Server->new($t, name => 'x', code => sub ($conn) {...});
-#   $s->port, $s->stop, $s->start (same port again), $s->pause, $s->cont, $s->kill, $s->restart
+#   $s->port, $s->address, $s->stop, $s->start (same port again), $s->restart, $s->pause, $s->cont
 #   $s->hang_up          ends all its connections at once, keeps listening
 #   $s->records          what the callbacks recorded, oldest first; $s->clear forgets it
 # In the callback, $conn (XB::Server::Conn) has
 #   $conn->line (without CR LF; undef at the end), $conn->read($n), $conn->read_some
-#   $conn->write(@bytes), $conn->pause($seconds), $conn->record(\%data), $conn->number, $conn->server
-#   $conn->reset  closes so that the peer gets a RST;  $conn->until_closed  waits for the peer to go
+#   $conn->write(@bytes), $conn->pause($seconds), $conn->record(\%data), $conn->number
+#   $conn->reset         closes so that the peer gets a RST
+#   $conn->until_closed  waits for the peer to go
 package XB::Server;
 use v5.36;
 use Fcntl qw(:flock SEEK_SET);

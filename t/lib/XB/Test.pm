@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-# The live-test object: a temp directory, ports, processes, and the two checks that end every test.
+# The live-test object: a temp directory, ports, processes, and the two checks that end each test.
 #
-#   use XB::Test;                        # exports wait_for; also turns on strict, warnings, signatures
+#   use XB::Test;                        # exports wait_for
 #   my $t = XB::Test->new;
-#   my $h = $t->httpd(conf => '...');    # XB::Httpd       my $be = $t->backend('n1');  # XB::Backend
-#   my $mc = $t->memcached;              # XB::Memcached   my $c = $t->client;          # XB::Client
+#   my $h = $t->httpd(conf => '...');    # XB::Httpd
+#   my $be = $t->backend('n1');          # XB::Backend
+#   my $mc = $t->memcached;              # XB::Memcached
 #   my $f = $t->fake_memcached(sub ($conn, $line) {...});
-#   $t->get($url, %opt)                  # one request, no cookie jar: XB::Client's response hash
-#   $t->port('name')                     # a free port of 127.0.0.1, kept for this test; same name, same port
-#   $t->path('x'), $t->dir, $t->write('x', $text), $t->slurp('x')
+#   my $c = $t->client;                  # XB::Client
+#   $t->get($url, %opt)                  # one request without a cookie jar: XB::Client's answer
+#   $t->port('name')                     # a free port, this test's own; same name, same port
+#   $t->path('x'), $t->dir, $t->mkdir('x'), $t->write('x', $text), $t->slurp('x')
 #   $t->expand($text)                    # %%PORT:name%%, %%DIR%%, %%USER%%
-#   $t->spawn(name => , cmd => [...], env => {}, cwd => , user => 0|1, ready => sub ($p) {...}, timeout => s)
+#   $t->spawn(name => , cmd => [...], env => {}, cwd => , user => 0|1,
+#             ready => sub ($p) {...}, timeout => seconds)
 #   $t->fork_child(name => , code => sub {...}, ...)
-#                                        # both give an XB::Process in a process group of its own
-#   wait_for { condition } $seconds, 'what';   # the condition's value; dies when the time is over
+#                                        # both give an XB::Process, leader of its own group
+#   wait_for { condition } $seconds, 'what';   # the condition's value; dies when time is over
 #   $t->expect_log(qr/AH01114/);         # must be in some log; $t->allow_log(qr/.../): may be
 #   $t->finish;                          # stops all, checks logs and processes, done_testing
 #
-# Processes run as www-data (or nobody) when the test is started by root. XB_KEEP=1 keeps the temp
-# directory, XB_TIMES=n makes every time-out of wait_for n times longer, XB_VALGRIND=1 and XB_ASAN=1
+# Processes run as www-data (or nobody) when root starts the test. XB_KEEP=1 keeps the temp
+# directory, XB_TIMES=n makes each time-out of wait_for n times longer, XB_VALGRIND=1 and XB_ASAN=1
 # run httpd below valgrind or with the module of `make asan`.
 package XB::Test;
 use v5.36;
@@ -96,8 +99,8 @@ sub expand ($self, $text)
     return $text;
 }
 
-# Ports lie below the kernel's ephemeral range, so that no outgoing connection takes one, and each is held
-# by a lock on a file that all tests share, so that two tests side by side never get the same.
+# Ports lie below the kernel's ephemeral range, so that no outgoing connection takes one, and each
+# is held by a lock on a file that all tests share, so that no two tests ever get the same.
 sub port ($self, $name = undef)
 {
     return $self->{ports}{$name} if defined $name && $self->{ports}{$name};
@@ -187,9 +190,9 @@ sub get ($self, $url, %opt)
 sub expect_log ($self, @patterns) { push @{$self->{expected}}, @patterns; return }
 sub allow_log ($self, @patterns) { push @{$self->{allowed}}, @patterns; return }
 
-# Lines that no test may leave unannounced: httpd's warn or worse, a child that died by a signal, any
-# sanitizer, valgrind or Perl complaint. AH10159 only says that this small test server is busy, AH01882 that
-# the machine's OpenSSL is not the very one that mod_ssl was built with.
+# Lines that no test may leave unannounced: httpd's warn or worse, a child that died by a signal,
+# any sanitizer, valgrind or Perl complaint. AH10159 only says that this small server is busy,
+# AH01882 that the machine's OpenSSL is not the very one that mod_ssl was built with.
 sub unexpected ($class, $text, @announced)
 {
     return grep {
