@@ -6,8 +6,8 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define HEAD_MIN 44                  /* up to the id */
-#define CLOCK_SLACK_MS (3600 * 1000) /* the Tomcats' clocks and ours may differ by so much */
+#define HEAD_MIN 44                     /* up to the id */
+#define CLOCK_SLACK_MS INT64_C(3600000) /* by which the Tomcats' clocks and ours may differ */
 
 static const char want_nodes[] = "wants nodes like n1:host:11211, separated by commas";
 

@@ -86,8 +86,8 @@ static void no_name(void)
     xb_span_t v;
     ok(!xb_id_in_url(text, "", false, &v), "an empty name is in no URL");
     ok(!xb_id_in_cookie(text, "", &v), "an empty name is no cookie");
-    is_int((long long)(xb_id_mask_url(text, "") + xb_id_mask_cookie(text, "")), 0,
-           "an empty name masks nothing");
+    ok(!xb_id_mask_url(text, "") && !xb_id_mask_cookie(text, ""),
+       "an empty name masks nothing");
     is_str(text, "a=b; =c", "and changes nothing");
 }
 
@@ -160,7 +160,7 @@ static bool hides(const char *text, const char *args, const char *name)
 
     if (!only_names_changed(text, p, name, told) || !in_no_url(p, name))
         return false;
-    strcpy(query, args);
+    snprintf(query, sizeof query, "%s", args);
     told_args = xb_id_mask_url(query, name);
     snprintf(whole, sizeof whole, "%s?%s", p, query);
     if (!only_names_changed(args, query, name, told_args) || !in_no_url(whole, name))

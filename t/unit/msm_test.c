@@ -128,7 +128,7 @@ static void node_limits(void)
                  i + 1);
     is_str(xb_msm_nodes_parse(text, &n), NULL, "as many nodes as there may be");
     is_int(n.count, XB_MSM_NODES_MAX, "all there");
-    strcat(text, ",more:h:9999");
+    snprintf(text + strlen(text), sizeof text - strlen(text), ",more:h:9999");
     is_str(xb_msm_nodes_parse(text, &n), "wants at most 16 nodes", "one more");
     memset(host, 'h', sizeof host);
     memcpy(host + 255, ":1", 3);
