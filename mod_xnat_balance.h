@@ -9,7 +9,8 @@
 
 #define XNAT_VERSION "0.1.0"
 
-extern module AP_MODULE_DECLARE_DATA xnat_balance_module;
+/* The one symbol that leaves the module: all else is hidden by -fvisibility=hidden. */
+extern module __attribute__((visibility("default"))) xnat_balance_module;
 APLOG_USE_MODULE(xnat_balance);
 
 #endif
