@@ -39,17 +39,16 @@ typedef enum {
 
 typedef struct {
     xb_part_kind_t kind;
+    unsigned labels; /* LIST: so many first fields are Prometheus labels */
     const char *key, *title;
-    xb_fields_t fields; /* of RECORD and LIST */
+    xb_fields_t fields;                                    /* RECORD, LIST */
+    const void *(*item)(const xb_report_t *r, unsigned i); /* LIST: NULL behind the last */
     /* WORDS: */
     size_t offset;
-    unsigned words;
     const char *(*word)(unsigned i);
     const char *metric, *label, *help;
+    unsigned words;
     bool grows;
-    /* LIST: record i, NULL behind the last; its first `labels` fields are Prometheus labels */
-    const void *(*item)(const xb_report_t *r, unsigned i);
-    unsigned labels;
 } xb_part_t;
 
 extern const xb_part_t xb_parts[];

@@ -82,7 +82,7 @@ static void answer_head(request_rec *r, xb_report_form_t form)
 static int status_handler(request_rec *r)
 {
     xb_report_form_t form;
-    if (!r->handler || strcmp(r->handler, "xnat-balance-status")) {
+    if (!r->handler || strcmp(r->handler, "xnat-balance-status") != 0) {
         return DECLINED;
     }
     if (r->method_number != M_GET) {
