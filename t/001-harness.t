@@ -21,8 +21,9 @@ subtest 'httpd' => sub {
     cmp_ok(scalar $h->children, '>=', 2, 'two children');
     my @old = $h->children;
     $h->graceful;
-    my %new = map { $_ => 1 } $h->children;
-    ok(!(grep { $new{$_} } @old), 'graceful: other children');
+    my $gone = wait_for { my %now = map { $_ => 1 } $h->children; !grep { $now{$_} } @old } 10,
+        'the old children to go';
+    ok($gone, 'graceful: other children');
     my $dead = $h->kill_child;
     ok(!(grep { $_ == $dead } $h->children), 'a killed child is replaced');
     my ($status, $output) = $h->configtest('ProxyPass');

@@ -142,6 +142,7 @@ sub set_conf ($self, $conf)
 sub _run_configtest ($self, $file)
 {
     my $apache = XB::Deps->path('apache2');
+    local %ENV = (%ENV, $self->_env);
     my $output = `'$apache' -t -d '$self->{root}' -f '$file' 2>&1`;
     return ($? >> 8, $output);
 }
@@ -155,17 +156,22 @@ sub configtest ($self, $conf)
 
 # ---- life
 
-sub start ($self)
+sub _env ($self)
 {
-    my $t = $self->{test};
-    my @cmd = (XB::Deps->path('apache2'), '-DFOREGROUND', '-d', $self->{root},
-               '-f', $self->{conf_file});
     my %env = (LANG => 'C', %{$self->{env}});
     if ($ENV{XB_ASAN}) {
         chomp($env{LD_PRELOAD} = `gcc -print-file-name=libasan.so`);
         $env{ASAN_OPTIONS} = 'detect_leaks=0:abort_on_error=1';
         $env{UBSAN_OPTIONS} = 'print_stacktrace=1:halt_on_error=1';
     }
+    return %env;
+}
+
+sub start ($self)
+{
+    my $t = $self->{test};
+    my @cmd = (XB::Deps->path('apache2'), '-DFOREGROUND', '-d', $self->{root},
+               '-f', $self->{conf_file});
     my $slow = $ENV{XB_VALGRIND} ? 5 : 1;
     if ($ENV{XB_VALGRIND}) {
         unshift @cmd, 'valgrind', '-q', '--trace-children=yes', '--error-limit=no',
@@ -173,7 +179,7 @@ sub start ($self)
     }
     my $before = $self->_generations;
     my $p = $t->spawn(
-        name => $self->{name}, cmd => \@cmd, env => \%env, user => 0, timeout => 20 * $slow,
+        name => $self->{name}, cmd => \@cmd, env => { $self->_env }, user => 0, timeout => 20 * $slow,
         ready => sub ($p) { $self->{process} = $p; return $self->_settled($before) });
     $p->add_log($self->{log}, "$self->{root}.valgrind.*");
     return $self;
