@@ -195,7 +195,9 @@ static void nodes(collect_t *c, const xb_msm_nodes_t *list)
 static const char *vhost_name(collect_t *c, const server_rec *s, const char *balancer)
 {
     unsigned port = s->port ? s->port : s->addrs ? s->addrs->host_port : 0;
-    const char *base = apr_psprintf(c->p, "%s:%u", s->server_hostname, port), *name = base;
+    const char *host = s->server_hostname ? s->server_hostname : "";
+    const char *base = port ? apr_psprintf(c->p, "%s:%u", host, port) : apr_pstrdup(c->p, host);
+    const char *name = base;
     const xb_report_balancer_t *known = (const xb_report_balancer_t *)c->balancers->elts;
     unsigned same = 1;
     for (int i = 0; i < c->balancers->nelts; i++) {
