@@ -60,16 +60,14 @@ bool xb_id_in_url(const char *url, const char *name, bool scolon, xb_span_t *val
 
     while (p) {
         p += len;
-        if (*p == '=' && p[1]) {
+        if (*p == '=') {
             p++;
             p += strspn(p, delims); /* as apr_strtok(): an empty value is skipped */
             value->p = p;
             value->n = strcspn(p, delims);
             return value->n > 0; /* stock looks no further either */
         }
-        if (*p == '=')
-            p++;
-        if (!*p) /* stock reads past the end here */
+        if (!*p) /* stock reads past the end here, and after a last '=' */
             return false;
         p = strstr(p + 1, name); /* so "JJ=x" has no J: stock's way */
     }

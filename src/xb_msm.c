@@ -209,7 +209,7 @@ int xb_msm_node_of(const xb_msm_nodes_t *nodes, const xb_id_t *id)
         return 0;
     for (unsigned i = 0; i < nodes->count; i++) {
         const char *name = nodes->node[i].id;
-        if (id->node.n && strlen(name) == id->node.n && !memcmp(name, id->node.p, id->node.n))
+        if (strlen(name) == id->node.n && !memcmp(name, id->node.p, id->node.n))
             return (int)i;
     }
     return -1;

@@ -56,6 +56,7 @@ static void cookies(void)
         {"a=b; JSID=x.n1; c=d", "x.n1"},
         {"a=b,JSID=x.n1,c=d", "x.n1"},
         {"a=b\tJSID=x", "x"},
+        {"a=b\rJSID\v\f\n=x", "x"},
         {"JSID =x", "x"},
         {"JSID \t = x ", " x "},
         {"XJSID=x", NULL},
