@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ap_listen.h"
 #include "apr_optional.h"
 #include "apr_strings.h"
 #include "http_config.h"
@@ -112,6 +113,15 @@ void xnat_probe_stop(void)
 
 /* ---- the made-up request */
 
+/* AJP tells it to the node. */
+static apr_port_t listening_port(const server_rec *s)
+{
+    if (s->addrs && s->addrs->host_port) {
+        return s->addrs->host_port;
+    }
+    return s->port ? s->port : ap_listeners ? ap_listeners->bind_addr->port : DEFAULT_HTTP_PORT;
+}
+
 static conn_rec *make_client(xnat_probe_t *p, apr_pool_t *pool, server_rec *s, const char *ip)
 {
     conn_rec *c = apr_pcalloc(pool, sizeof(*c));
@@ -122,7 +132,7 @@ static conn_rec *make_client(xnat_probe_t *p, apr_pool_t *pool, server_rec *s, c
     c->notes = apr_table_make(pool, 5);
     c->log = &s->log;
     c->local_addr = apr_pmemdup(pool, p->here, sizeof(*p->here));
-    c->local_addr->port = s->port ? s->port : s->addrs ? s->addrs->host_port : 80;
+    c->local_addr->port = listening_port(s);
     c->client_addr = p->here;
     c->local_ip = c->local_host = "127.0.0.1";
     c->client_ip = apr_pstrdup(pool, ip);
@@ -240,6 +250,12 @@ static request_rec *make_request(xnat_probe_t *p, apr_pool_t *pool,
 
 /* ---- connecting: done here, so that the deadline holds from the first packet on */
 
+/* For time-outs of single reads and writes: beyond the deadline, for that is to end them. */
+static apr_interval_time_t time_left(xnat_probe_t *p)
+{
+    return xnat_deadline_left_us(&p->deadline) + apr_time_from_msec(100);
+}
+
 static bool connect_to(xnat_probe_t *p, proxy_server_conf *conf, apr_sockaddr_t *addr)
 {
     proxy_conn_rec *conn = p->conn;
@@ -250,7 +266,7 @@ static bool connect_to(xnat_probe_t *p, proxy_server_conf *conf, apr_sockaddr_t 
                           conn->scpool) != APR_SUCCESS) {
         return false;
     }
-    apr_interval_time_t left = xnat_deadline_left_us(&p->deadline);
+    apr_interval_time_t left = time_left(p);
     apr_socket_timeout_set(sock, s->conn_timeout < left ? s->conn_timeout : left);
     if (!local) {
         apr_socket_opt_set(sock, APR_TCP_NODELAY, 1);
@@ -299,7 +315,7 @@ static bool connect_member(xnat_probe_t *p, request_rec *r, const xnat_probe_req
 /* mod_proxy_ajp would ping by itself, out of the deadline's reach; the clone has no `ping`. */
 static bool ping_member(xnat_probe_t *p, request_rec *r, const proxy_worker *real)
 {
-    apr_interval_time_t left = xnat_deadline_left_us(&p->deadline);
+    apr_interval_time_t left = time_left(p);
     if (!xnat_deadline_watch(&p->deadline, p->conn->sock)) {
         return false;
     }
@@ -349,7 +365,7 @@ static xnat_probe_rc_t ask(xnat_probe_t *p, request_rec *r, const xnat_probe_req
     if (!clone) {
         return XNAT_PROBE_REFUSED;
     }
-    xnat_clones_set_budget(clone, req->worker, xnat_deadline_left_us(&p->deadline));
+    xnat_clones_set_budget(clone, req->worker, time_left(p));
     char *url = xnat_clones_url(r->pool, clone, req->path);
     if (!connect_member(p, r, req, clone, url, kept)) {
         give_up(p, r);

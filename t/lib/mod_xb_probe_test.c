@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* For t/310-probe.t only: a handler that has members probed by background threads and tells how. */
-#include <ctype.h>
-#include <stdio.h>
+/* For t/310-probe.t only: a handler that has members probed in the background and tells how. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,11 +30,13 @@ struct job_t {
     job_t *next;
     xnat_probe_request_t request;
     unsigned times;
+    int async; /* nobody waits: the thread frees it */
+    apr_pool_t *pool;
     /* by the thread, under the mutex */
     int done;
     xnat_probe_rc_t rc;
     int status;
-    char cookies[4096]; /* joined with commas, quoted */
+    const char *cookies; /* members of a JSON array */
     apr_interval_time_t elapsed;
 };
 
@@ -58,10 +58,10 @@ static void run_job(xnat_probe_t *probe, job_t *job)
     }
     job->elapsed = apr_time_now() - start;
     job->status = answer.status;
+    job->cookies = "";
     for (unsigned i = 0; i < answer.cookies; i++) {
-        size_t at = strlen(job->cookies);
-        snprintf(job->cookies + at, sizeof(job->cookies) - at, "%s\"%s\"", i ? "," : "",
-                 answer.set_cookie[i]);
+        job->cookies = apr_psprintf(job->pool, "%s%s\"%s\"", job->cookies, i ? "," : "",
+                                    ap_escape_quotes(job->pool, answer.set_cookie[i]));
     }
 }
 
@@ -85,6 +85,9 @@ static void *APR_THREAD_FUNC work(apr_thread_t *thread, void *data)
         apr_thread_mutex_lock(mutex);
         job->done = 1;
         apr_thread_cond_broadcast(changed);
+        if (job->async) {
+            apr_pool_destroy(job->pool);
+        }
     }
     apr_thread_mutex_unlock(mutex);
     xnat_probe_destroy(probe);
@@ -166,45 +169,70 @@ static int number(request_rec *r, const char *name, int otherwise)
     return value ? atoi(value) : otherwise;
 }
 
+/* In a pool of its own: a job may outlive its request. */
+static job_t *make_job(request_rec *r)
+{
+    apr_pool_t *pool;
+    apr_pool_create(&pool, NULL);
+    job_t *job = apr_pcalloc(pool, sizeof(*job));
+    proxy_server_conf *conf = ap_get_module_config(r->server->module_config, &proxy_module);
+    proxy_balancer *b = ap_proxy_get_balancer(r->pool, conf, arg(r, "balancer"), 0);
+    job->pool = pool;
+    job->times = (unsigned)number(r, "times", 1);
+    job->async = number(r, "async", 0);
+    job->request = (xnat_probe_request_t){
+        .server = r->server,
+        .conf = conf,
+        .balancer = b,
+        .worker = b ? member(b, arg(r, "route")) : NULL,
+        .path = apr_pstrdup(pool, arg(r, "path")),
+        .host = apr_pstrdup(pool, arg(r, "host")),
+        .cookie = apr_pstrdup(pool, arg(r, "cookie")),
+        .authorization = apr_pstrdup(pool, arg(r, "authorization")),
+        .forwarded_proto = apr_pstrdup(pool, arg(r, "proto")),
+        .forwarded_for = apr_pstrdup(pool, arg(r, "for")),
+        .budget = apr_time_from_msec(number(r, "budget", 1000))};
+    return job;
+}
+
+static void hand_over(job_t *job, int thread)
+{
+    job_t **at = &queue[thread];
+    apr_thread_mutex_lock(mutex);
+    while (*at) {
+        at = &(*at)->next;
+    }
+    *at = job;
+    apr_thread_cond_broadcast(changed);
+    while (!job->async && !job->done) {
+        apr_thread_cond_wait(changed, mutex);
+    }
+    apr_thread_mutex_unlock(mutex);
+}
+
 static int handler(request_rec *r)
 {
     static const char *const rc[] = {"answered", "refused", "broken", "late"};
     if (strcmp(r->handler, "xb-probe-test") != 0) {
         return DECLINED;
     }
-    job_t *job = calloc(1, sizeof(*job));
-    proxy_server_conf *conf = ap_get_module_config(r->server->module_config, &proxy_module);
-    proxy_balancer *b = ap_proxy_get_balancer(r->pool, conf, arg(r, "balancer"), 0);
-    int thread = number(r, "thread", 0) % THREADS;
-    job->times = (unsigned)number(r, "times", 1);
-    job->request = (xnat_probe_request_t){
-        .server = r->server, .conf = conf, .balancer = b,
-        .worker = b ? member(b, arg(r, "route")) : NULL,
-        .path = arg(r, "path"), .host = arg(r, "host"), .cookie = arg(r, "cookie"),
-        .authorization = arg(r, "authorization"), .forwarded_proto = arg(r, "proto"),
-        .forwarded_for = arg(r, "for"),
-        .budget = apr_time_from_msec(number(r, "budget", 1000))};
+    job_t *job = make_job(r);
+    int async = job->async;
     if (!job->request.worker) {
-        free(job);
+        apr_pool_destroy(job->pool);
         return HTTP_NOT_FOUND;
     }
-    apr_thread_mutex_lock(mutex);
-    job_t **at = &queue[thread];
-    while (*at) {
-        at = &(*at)->next;
-    }
-    *at = job;
-    apr_thread_cond_broadcast(changed);
-    while (!job->done) {
-        apr_thread_cond_wait(changed, mutex);
-    }
-    apr_thread_mutex_unlock(mutex);
-
+    hand_over(job, number(r, "thread", 0) % THREADS);
     ap_set_content_type(r, "application/json");
-    ap_rprintf(r, "{\"rc\":\"%s\",\"status\":%d,\"set_cookie\":[%s],\"elapsed_ms\":%d,\"pid\":%d}\n",
-               rc[job->rc], job->status, job->cookies, (int)apr_time_as_msec(job->elapsed),
+    if (async) {
+        ap_rprintf(r, "{\"pid\":%d}", (int)getpid());
+        return OK;
+    }
+    ap_rprintf(r, "{\"rc\":\"%s\",\"status\":%d,\"set_cookie\":[%s],", rc[job->rc], job->status,
+               job->cookies);
+    ap_rprintf(r, "\"elapsed_ms\":%d,\"pid\":%d}", (int)apr_time_as_msec(job->elapsed),
                (int)getpid());
-    free(job);
+    apr_pool_destroy(job->pool);
     return OK;
 }
 
