@@ -18,15 +18,12 @@
 
 static void register_hooks(apr_pool_t *p);
 
-AP_DECLARE_MODULE(xnat_balance) = {
+module AP_MODULE_DECLARE_DATA __attribute__((visibility("default"))) xnat_balance_module = {
     STANDARD20_MODULE_STUFF,
-    xnat_config_create_dir, xnat_config_merge,
+    xnat_config_create_dir,    xnat_config_merge,
     xnat_config_create_server, xnat_config_merge,
-    xnat_config_directives,
-    register_hooks,
-#if defined(AP_MODULE_FLAG_NONE)
-    AP_MODULE_FLAG_NONE,
-#endif
+    xnat_config_directives,    register_hooks,
+    0,
 };
 
 /* httpd asks for these by name; both counters they would touch are not used by this method. */

@@ -70,6 +70,11 @@ void xb_breaker_result(xb_breaker_t *b, bool ok, int64_t now_us)
     } while (next != w && !replace(b, &w, next));
 }
 
+bool xb_breaker_is_closed(const xb_breaker_t *b)
+{
+    return atomic_load_explicit(&b->word, memory_order_relaxed) == 0;
+}
+
 bool xb_breaker_is_open(const xb_breaker_t *b, int64_t now_us)
 {
     uint64_t w = atomic_load_explicit(&b->word, memory_order_relaxed);

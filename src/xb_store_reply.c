@@ -60,9 +60,9 @@ static xb_reply_rc_t value_line(xb_store_reply_t *r)
     if (!p || !claim(r, key, (size_t)(p - key)))
         return XB_REPLY_BAD;
     p++;
-    if (!number(&p, end, UINT32_MAX, &flags) || p == end)
+    if (!number(&p, end, UINT32_MAX, &flags))
         return XB_REPLY_BAD;
-    p++;
+    p++; /* at most onto the line end, where there is no number */
     if (!number(&p, end, XB_STORE_VALUE_MAX, &bytes) || p != end)
         return XB_REPLY_BAD;
     r->got = 0;

@@ -139,6 +139,8 @@ bool xb_table_view(const xb_table_t *t, uint32_t slot, xb_view_t *out)
     out->w = xb_word_unpack(out->word);
     if (out->w.state == XB_FREE)
         return false;
+    out->tag = atomic_load(&xb_table_tags(t)[slot]);
+    out->path = atomic_load(&e->path);
     out->requests = atomic_load(&e->requests);
     out->flags = atomic_load(&e->flags);
     out->max_inactive_s = atomic_load(&e->max_inactive_s);

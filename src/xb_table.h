@@ -32,7 +32,8 @@ enum {
     XB_SESSION_UNPROVEN = 2, /* made from a client's word only; first to be forgotten, never
                                 displaces a proven one */
     XB_SESSION_ENDED = 4,    /* logged out or renamed: forgotten as soon as nothing is in flight */
-    XB_SESSION_CROWDED = 8   /* more visited nodes than fit: no voluntary move */
+    XB_SESSION_CROWDED = 8,  /* more visited nodes than fit: no voluntary move */
+    XB_SESSION_FRESH = 16    /* moved, and no request has come since; set and cleared by the glue */
 };
 
 /* A request that was let through; the caller's memory, given back to leave. */
@@ -113,7 +114,9 @@ void xb_table_unvisit(xb_table_t *t, uint32_t slot, unsigned member);
 /* What a walk sees of a slot, without lock; stable only if gate() accepts its word afterwards. */
 typedef struct {
     uint64_t word; /* as read */
-    xb_word_t w;   /* unpacked */
+    uint64_t tag;
+    xb_word_t w; /* unpacked */
+    unsigned path; /* index of the cookie's path */
     uint32_t requests, flags;
     uint32_t max_inactive_s; /* 0: not known */
     unsigned target;         /* of the last gate */

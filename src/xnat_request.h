@@ -4,6 +4,8 @@
 #ifndef XNAT_REQUEST_H
 #define XNAT_REQUEST_H
 
+#include "util_filter.h"
+
 #include "xnat_config.h"
 #include "xnat_shm.h"
 
@@ -25,8 +27,10 @@ typedef struct {
     double credit;   /* bytes promised to `member` by the election */
     apr_uint64_t bytes_in, bytes_out;
     xb_decision_t decision;
-    char **url; /* of the pre_request that runs now */
-    void *masked; /* what finder must put back; see xnat_wrap.c */
+    bool complete;           /* the node's whole answer has passed */
+    const char *sticky_used; /* name under which the id was found */
+    struct xnat_mask_t *mask; /* what finder must put back while wrapped; see xnat_wrap.c */
+    ap_filter_t *tunnel_in, *tunnel_out;
     apr_uint32_t ended;
 } xnat_request_t;
 

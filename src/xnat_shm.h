@@ -27,8 +27,8 @@ typedef struct {
     _Atomic uint64_t key; /* keyed hash of sname; 0: free */
     xb_bucket_t rate;     /* overload moves */
     _Atomic uint32_t seq;
-    char host[256];  /* Host of the last new session, for ProxyPreserveHost */
-    char proto[8];   /* its X-Forwarded-Proto, or empty */
+    char host[256];         /* Host of the last new session if it was preserved, or empty */
+    char proto[8];          /* its X-Forwarded-Proto, or empty */
 } xnat_shm_balancer_t;
 
 /* Health of one memcached, found by the keyed hash of host:port. */

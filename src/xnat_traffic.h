@@ -12,5 +12,7 @@ void xnat_traffic_register_filters(void);
 void xnat_traffic_insert_filters(request_rec *r);
 /* From scheme_handler: a request that asks for a tunnel is counted on its connection. */
 void xnat_traffic_watch_tunnel(xnat_request_t *xr);
+/* At the end of the request, before its memory goes. */
+void xnat_traffic_unwatch_tunnel(xnat_request_t *xr);
 
 #endif

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Election of new homes and failover, through httpd's own choice of who is eligible. */
+#include "xnat_elect.h"
+
+#include "mod_xnat_balance.h"
+#include "xnat_fleet.h"
+
+typedef struct {
+    const xnat_fleet_t *fleet;
+    const bool *barred; /* by position; NULL: nobody */
+} ballot_t;
+
+static int position_of(const xnat_fleet_t *f, const proxy_worker *w)
+{
+    for (unsigned i = 0; i < f->n; i++) {
+        if (f->worker[i] == w) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+static int is_better(proxy_worker *current, proxy_worker *best, void *baton)
+{
+    const ballot_t *ballot = baton;
+    int i = position_of(ballot->fleet, current);
+    if (i < 0 || (ballot->barred && ballot->barred[i])) {
+        return 0;
+    }
+    int j = best ? position_of(ballot->fleet, best) : -1;
+    return j < 0 || xb_policy_better(ballot->fleet->load, (unsigned)i, (unsigned)j) < 0;
+}
+
+static proxy_worker *elect(proxy_balancer *b, request_rec *r, const xnat_fleet_t *fleet,
+                           const bool *barred)
+{
+    ballot_t ballot = {fleet, barred};
+    return ap_proxy_balancer_get_best_worker(b, r, is_better, &ballot);
+}
+
+static bool is_usable(proxy_worker *w, server_rec *s)
+{
+    static APR_OPTIONAL_FN_TYPE(ap_proxy_retry_worker) *retry;
+    if (!retry) {
+        retry = APR_RETRIEVE_OPTIONAL_FN(ap_proxy_retry_worker);
+    }
+    if (!PROXY_WORKER_IS_USABLE(w) && retry) {
+        retry("BALANCER", w, s); /* its error state may have run out */
+    }
+    return PROXY_WORKER_IS_USABLE(w);
+}
+
+/* The planned home, or where the administrator redirects its sessions. NULL: neither can serve. */
+static proxy_worker *planned(const xnat_request_t *xr, const xnat_fleet_t *fleet)
+{
+    int i = xnat_fleet_position(fleet, xr->plan);
+    if (i < 0) {
+        return NULL;
+    }
+    if (is_usable(fleet->worker[i], xr->r->server)) {
+        return fleet->worker[i];
+    }
+    const char *redirect = fleet->worker[i]->s->redirect;
+    for (unsigned k = 0; *redirect && k < fleet->n; k++) {
+        if (!strcmp(fleet->worker[k]->s->route, redirect)
+            && is_usable(fleet->worker[k], xr->r->server)) {
+            return fleet->worker[k];
+        }
+    }
+    return NULL;
+}
+
+/* The home cannot serve: the best node that the session has not been at, else the best. Requests of
+ * one session that fail over at once agree by the table's word. */
+static proxy_worker *fail_over(xnat_request_t *xr, const xnat_fleet_t *fleet)
+{
+    bool barred[XNAT_FLEET_MAX] = {false};
+    xb_view_t view;
+    if (!xb_table_view(xnat_table, xr->ref.slot, &view)) {
+        return elect(xr->xb->balancer, xr->r, fleet, NULL);
+    }
+    for (unsigned v = 0; v < view.visited_count; v++) {
+        int i = xnat_fleet_position(fleet, view.visited[v].member);
+        if (i >= 0) {
+            barred[i] = true;
+        }
+    }
+    int at = xnat_fleet_position(fleet, view.w.home);
+    if (view.w.home != xr->ref.home && at >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[at])) {
+        return fleet->worker[at]; /* another request was quicker */
+    }
+    proxy_worker *w = elect(xr->xb->balancer, xr->r, fleet, barred);
+    w = w ? w : elect(xr->xb->balancer, xr->r, fleet, NULL);
+    if (w && xr->entered) {
+        unsigned now_at = xb_table_rehome(xnat_table, xr->ref.slot, view.w.home,
+                                          xnat_fleet_member(xr->xb->balancer, w), xnat_now_us());
+        at = xnat_fleet_position(fleet, now_at);
+        w = at >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[at]) ? fleet->worker[at] : w;
+    }
+    return w;
+}
+
+proxy_worker *xnat_request_finder(proxy_balancer *balancer, request_rec *r)
+{
+    xnat_request_t *xr = xnat_request_of(r);
+    xnat_balancer_t *xb = balancer->context;
+    xnat_fleet_t fleet;
+    if (!xb || !xnat_shm) {
+        return NULL;
+    }
+    xnat_fleet_snapshot(xb, true, xnat_now_us(), &fleet);
+    if (!xr) {
+        return elect(balancer, r, &fleet, NULL);
+    }
+    xnat_wrap_restore(xr);
+    if (xr->plan != XB_MEMBER_NONE) {
+        proxy_worker *w = planned(xr, &fleet);
+        if (w || balancer->s->sticky_force) {
+            return w;
+        }
+    }
+    if (xr->known) {
+        return fail_over(xr, &fleet);
+    }
+    xr->credit = xb_policy_session_cost(fleet.load, fleet.n);
+    return elect(balancer, r, &fleet, NULL);
+}
+
+unsigned xnat_elect_home(const xnat_request_t *xr)
+{
+    xb_view_t view;
+    return xb_table_view(xnat_table, xr->ref.slot, &view) ? view.w.home : xr->ref.home;
+}
+
+void xnat_elect_settle(xnat_request_t *xr, unsigned member)
+{
+    unsigned home = xnat_elect_home(xr);
+    if (home == member) {
+        if (xr->decision == XB_STAYED && xr->ref.home != member) {
+            xnat_request_say(xr, XB_FAILOVER, "home-unusable", xnat_shm->route[xr->ref.home].route,
+                             xnat_shm->route[member].route);
+            xnat_count(&xnat_members->member[member].failed_over);
+        }
+        return;
+    }
+    /* The same node may be a member of two balancers under one route: that is no change. */
+    if (home < XB_MEMBERS_MAX
+        && !strcmp(xnat_shm->route[home].route, xnat_shm->route[member].route)) {
+        return;
+    }
+    xb_table_rehome(xnat_table, xr->ref.slot, home, member, xnat_now_us());
+    xb_table_visit(xnat_table, xr->ref.slot, member, xnat_now_us());
+    xnat_request_say(xr, XB_FAILOVER, "home-unusable",
+                     home < XB_MEMBERS_MAX ? xnat_shm->route[home].route : NULL,
+                     xnat_shm->route[member].route);
+    xnat_count(&xnat_members->member[member].failed_over);
+}
+
+void xnat_elect_credit(xnat_request_t *xr, unsigned member)
+{
+    xnat_count(&xnat_members->member[member].elected);
+    if (xr->credit != 0) {
+        __atomic_fetch_add((int64_t *)&xnat_members->member[member].credit_bytes,
+                           (int64_t)xr->credit, __ATOMIC_RELAXED);
+    }
+}

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Choosing the node of a request that has no home, or whose home cannot serve. Request threads;
+ * finder runs under the balancer's thread lock, so nothing here waits. */
+#ifndef XNAT_ELECT_H
+#define XNAT_ELECT_H
+
+#include "xnat_request.h"
+
+/* Where the session of this request is at home now. */
+unsigned xnat_elect_home(const xnat_request_t *xr);
+/* The request goes to `member`: its session's home follows if httpd has chosen another. */
+void xnat_elect_settle(xnat_request_t *xr, unsigned member);
+/* A request without session was sent to `member`: count the work that its session will bring. */
+void xnat_elect_credit(xnat_request_t *xr, unsigned member);
+
+#endif

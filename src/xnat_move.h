@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One move of one session, step by step (rules 3 to 10 of the protocol; docs/architecture.md).
+ * Runs in a worker thread of the mover, never in a request; everything it waits for has a deadline
+ * that ends before the gate's. */
+#ifndef XNAT_MOVE_H
+#define XNAT_MOVE_H
+
+#include "xb_store.h"
+#include "xnat_config.h"
+#include "xnat_probe.h"
+#include "xnat_shm.h"
+
+#define XNAT_MOVE_STORES 8
+
+/* A worker thread's own connections. */
+typedef struct {
+    xnat_probe_t *probe;
+    unsigned stores;
+    xb_store_t store[XNAT_MOVE_STORES]; /* one per node list in use */
+} xnat_hands_t;
+
+typedef struct {
+    xnat_balancer_t *xb;
+    uint32_t slot;
+    uint64_t seen; /* word of the session when it was chosen; 0: a gate left by a lost mover */
+    uint64_t tag;
+    unsigned from, to; /* members */
+    proxy_worker *from_worker, *to_worker;
+    xb_move_t reason;
+    bool wait_for_quiet; /* requests are in flight: shut the gate and let them end first */
+    double cost;         /* bytes that go with the session to the target's account */
+} xnat_job_t;
+
+/* Carries the job out, counts it and logs it. */
+void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job);
+/* Counts, and logs once per class and minute, a move that was wanted and not tried. */
+void xnat_move_refused(const xnat_job_t *job, xb_refusal_t why);
+void xnat_hands_close(xnat_hands_t *hands);
+
+#endif

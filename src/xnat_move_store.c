@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A move's questions to memcached. Nothing that comes back is trusted: see xb_msm and xb_store. */
+#include "xnat_move_store.h"
+
+#include "mod_xnat_balance.h"
+
+/* A session that dies within this time is not worth a move, and might die during it. */
+#define MARGIN_S 10
+
+static xb_store_t *store_of(xnat_hands_t *hands, const xnat_balancer_t *xb)
+{
+    for (unsigned i = 0; i < hands->stores; i++) {
+        if (hands->store[i].nodes == xb->conf.nodes) {
+            return &hands->store[i];
+        }
+    }
+    if (hands->stores == XNAT_MOVE_STORES) { /* more node lists than places: the first goes */
+        xb_store_close(&hands->store[0]);
+        hands->store[0] = hands->store[--hands->stores];
+    }
+    xb_store_t *st = &hands->store[hands->stores++];
+    xb_store_init(st, xb->conf.nodes);
+    return st;
+}
+
+static xnat_shm_store_t *health_of(const xnat_balancer_t *xb, unsigned node)
+{
+    const xb_msm_node_t *n = &xb->conf.nodes->node[node];
+    return &xnat_shm->store[xnat_shm_store(n->host, n->port)];
+}
+
+static bool allowed(const xnat_balancer_t *xb, unsigned node)
+{
+    return xb_breaker_allow(&health_of(xb, node)->breaker, xnat_now_us());
+}
+
+/* Reports a call to the node's breaker and counters. True: memcached has answered. */
+static bool answered(const xnat_balancer_t *xb, unsigned node, xb_store_rc_t rc)
+{
+    xnat_shm_store_t *health = health_of(xb, node);
+    bool ok = rc == XB_STORE_FOUND || rc == XB_STORE_ABSENT || rc == XB_STORE_BADKEY;
+    xb_breaker_result(&health->breaker, ok, xnat_now_us());
+    xnat_count(&health->calls);
+    if (!ok) {
+        xnat_count(&health->failures);
+    }
+    return ok;
+}
+
+bool xnat_move_store_up(xnat_hands_t *hands, const xnat_balancer_t *xb)
+{
+    static const char *const key[] = {"xnat-balance:ping"};
+    xb_store_t *st = store_of(hands, xb);
+    bool up = true;
+    for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
+        uint32_t mask;
+        if (!xb_breaker_is_closed(&health_of(xb, i)->breaker)) {
+            up = allowed(xb, i)
+                 && answered(xb, i, xb_store_which(st, i, key, 1, &mask, xb->conf.mc_timeout))
+                 && up;
+        }
+    }
+    return up;
+}
+
+static xb_refusal_t down(xb_store_rc_t rc)
+{
+    return rc == XB_STORE_LATE ? XB_NO_STORE_LATE : XB_NO_STORE;
+}
+
+/* On every memcached, since the program that writes the pin need not know MSM's distribution. */
+static xb_refusal_t check_pin(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id)
+{
+    char text[XB_MSM_KEY_MAX + 1];
+    const char *key = text;
+    if (!xb_msm_marker_key(text, "pin", id->base)) {
+        return XB_NO_MARKER_BAD;
+    }
+    for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
+        uint32_t mask = 0;
+        if (!allowed(xb, i)) {
+            return XB_NO_STORE;
+        }
+        xb_store_rc_t rc =
+            xb_store_which(store_of(hands, xb), i, &key, 1, &mask, xb->conf.mc_timeout);
+        if (!answered(xb, i, rc)) {
+            return down(rc);
+        }
+        if (mask) {
+            return XB_NO_PINNED;
+        }
+    }
+    return XB_REFUSALS;
+}
+
+static xb_refusal_t judge(xb_msm_verdict_t verdict)
+{
+    static const xb_refusal_t refusal[] = {
+        [XB_MSM_GOOD] = XB_REFUSALS,           [XB_MSM_SHORT] = XB_NO_MARKER_BAD,
+        [XB_MSM_VERSION] = XB_NO_MARKER_BAD,   [XB_MSM_OTHERID] = XB_NO_MARKER_OTHER,
+        [XB_MSM_INVALID] = XB_NO_MARKER_INVALID, [XB_MSM_EXPIRING] = XB_NO_MARKER_EXPIRING,
+    };
+    return refusal[verdict];
+}
+
+xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                             xb_msm_head_t *head, size_t *total)
+{
+    char key[XB_MSM_KEY_MAX + 1];
+    uint8_t value[XB_MSM_HEAD_SIZE];
+    size_t got = 0;
+    int node = xb_msm_node_of(xb->conf.nodes, id);
+    if (node < 0) {
+        return XB_NO_STORE_NODE;
+    }
+    xb_refusal_t pin = check_pin(hands, xb, id);
+    if (pin != XB_REFUSALS) {
+        return pin;
+    }
+    if (!xb_msm_key(key, "", xb->conf.prefix, id->whole)) {
+        return XB_NO_MARKER_BAD;
+    }
+    if (!allowed(xb, (unsigned)node)) {
+        return XB_NO_STORE;
+    }
+    xb_store_rc_t rc = xb_store_get(store_of(hands, xb), (unsigned)node, key, value, sizeof value,
+                                    &got, total, xb->conf.mc_timeout);
+    if (!answered(xb, (unsigned)node, rc)) {
+        return down(rc);
+    }
+    if (rc != XB_STORE_FOUND) {
+        return XB_NO_MARKER;
+    }
+    return judge(xb_msm_value_check(value, got, id->whole, apr_time_now() / 1000, MARGIN_S, head));
+}
+
+bool xnat_move_mark(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                    const char *route, uint32_t ttl_s)
+{
+    char key[XB_MSM_KEY_MAX + 1];
+    bool written = false;
+    if (!xb_msm_marker_key(key, "moved", id->base)) {
+        return false;
+    }
+    for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
+        if (allowed(xb, i)) {
+            xb_store_rc_t rc = xb_store_set(store_of(hands, xb), i, key, route, ttl_s,
+                                            xb->conf.mc_timeout);
+            written = (answered(xb, i, rc) && rc == XB_STORE_FOUND) || written;
+        }
+    }
+    return written;
+}
+
+/* 1 there, 0 not, -1 nobody knows. */
+static int has_key(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id)
+{
+    char text[XB_MSM_KEY_MAX + 1];
+    const char *key = text;
+    uint32_t mask = 0;
+    int node = xb_msm_node_of(xb->conf.nodes, id);
+    if (node < 0 || !xb_msm_key(text, "", xb->conf.prefix, id->whole)
+        || !allowed(xb, (unsigned)node)) {
+        return -1;
+    }
+    xb_store_rc_t rc = xb_store_which(store_of(hands, xb), (unsigned)node, &key, 1, &mask,
+                                      xb->conf.mc_timeout);
+    return answered(xb, (unsigned)node, rc) ? mask != 0 : -1;
+}
+
+xnat_keys_t xnat_move_keys(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *old,
+                           const xb_id_t *fresh)
+{
+    int was = has_key(hands, xb, old), is = has_key(hands, xb, fresh);
+    if (was < 0 || is < 0) {
+        return XNAT_KEYS_UNKNOWN;
+    }
+    return was ? (is ? XNAT_KEYS_BOTH : XNAT_KEYS_OLD) : is ? XNAT_KEYS_NEW : XNAT_KEYS_NONE;
+}

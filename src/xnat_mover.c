@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Threads, lease and queue of the mover. */
+#include "xnat_mover.h"
+
+#include <signal.h>
+
+#include "apr_thread_cond.h"
+#include "apr_thread_mutex.h"
+
+#include "mod_xnat_balance.h"
+#include "xnat_log.h"
+#include "xnat_tick.h"
+
+#define TICK_US 50000
+#define WAIT_FOR_LEASE_US 250000
+/* A holder that has not been heard of for so long has lost its lease. */
+#define LEASE_MS 1500
+#define WORKERS 4
+#define QUEUE 64
+
+/* This child's part. lock guards queue, count and stopping; workers wait at work, the mover's own
+ * thread at nap. */
+static struct {
+    apr_pool_t *pool;
+    server_rec *server;
+    apr_thread_mutex_t *lock;
+    apr_thread_cond_t *work, *nap;
+    apr_thread_t *thread, *worker[WORKERS];
+    xnat_job_t queue[QUEUE];
+    unsigned first, count;
+    bool stopping;
+    uint64_t lease; /* as we last wrote it; 0: not ours */
+} mover;
+
+/* Lease ---------------------------------------------------------------------------------------- */
+
+static uint64_t lease_now(void)
+{
+    return (uint64_t)(xnat_child + 1) << 48
+           | ((uint64_t)(xnat_now_us() / 1000) & UINT64_C(0xffffffffffff));
+}
+
+static int64_t age_ms(uint64_t lease)
+{
+    return xnat_now_us() / 1000 - (int64_t)(lease & UINT64_C(0xffffffffffff));
+}
+
+static bool swap_lease(uint64_t seen, uint64_t next)
+{
+    return __atomic_compare_exchange_n((uint64_t *)&xnat_shm->lease, &seen, next, 0,
+                                       __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
+static bool is_lost(uint64_t lease)
+{
+    return lease == 0 || age_ms(lease) > LEASE_MS
+           || xb_table_child_pid(xnat_table, (unsigned)(lease >> 48) - 1) == 0;
+}
+
+/* Renews or takes the lease. True: it is ours until the next tick at least. */
+static bool hold_lease(void)
+{
+    uint64_t seen = __atomic_load_n((uint64_t *)&xnat_shm->lease, __ATOMIC_ACQUIRE);
+    uint64_t next = lease_now();
+    if (mover.lease && seen == mover.lease) {
+        mover.lease = swap_lease(seen, next) ? next : 0;
+        return mover.lease != 0;
+    }
+    mover.lease = is_lost(seen) && swap_lease(seen, next) ? next : 0;
+    if (mover.lease) {
+        xnat_tick_begin();
+    }
+    return mover.lease != 0;
+}
+
+int64_t xnat_mover_heartbeat_age_ms(void)
+{
+    uint64_t lease = __atomic_load_n((uint64_t *)&xnat_shm->lease, __ATOMIC_ACQUIRE);
+    return lease ? age_ms(lease) : -1;
+}
+
+/* Queue ---------------------------------------------------------------------------------------- */
+
+bool xnat_mover_submit(const xnat_job_t *job)
+{
+    apr_thread_mutex_lock(mover.lock);
+    bool room = mover.count < QUEUE && !mover.stopping;
+    if (room) {
+        mover.queue[(mover.first + mover.count++) % QUEUE] = *job;
+        apr_thread_cond_signal(mover.work);
+    }
+    apr_thread_mutex_unlock(mover.lock);
+    return room;
+}
+
+static bool next_job(xnat_job_t *job)
+{
+    apr_thread_mutex_lock(mover.lock);
+    while (!mover.count && !mover.stopping) {
+        apr_thread_cond_wait(mover.work, mover.lock);
+    }
+    bool more = !mover.stopping;
+    if (more) {
+        *job = mover.queue[mover.first];
+        mover.first = (mover.first + 1) % QUEUE;
+        mover.count--;
+    }
+    apr_thread_mutex_unlock(mover.lock);
+    return more;
+}
+
+/* Threads -------------------------------------------------------------------------------------- */
+
+static void *APR_THREAD_FUNC work(apr_thread_t *thread, void *data)
+{
+    xnat_hands_t hands = {0};
+    xnat_job_t job;
+    (void)thread;
+    (void)data;
+    if (xnat_probe_create(&hands.probe, mover.server) != APR_SUCCESS) {
+        xnat_log_server(APLOG_ERR, 0, mover.server, XB(0310), "no memory for a mover's worker");
+        return NULL;
+    }
+    while (next_job(&job)) {
+        __atomic_fetch_add((uint32_t *)&xnat_shm->movers_busy, 1, __ATOMIC_RELAXED);
+        xnat_move_run(&hands, &job);
+        __atomic_fetch_sub((uint32_t *)&xnat_shm->movers_busy, 1, __ATOMIC_RELAXED);
+    }
+    xnat_hands_close(&hands);
+    return NULL;
+}
+
+/* Threads of ours take no signals: httpd's children end by them, in their own threads. */
+static apr_status_t start(apr_thread_t **out, apr_thread_start_t fn)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    apr_status_t rv = ap_thread_create(out, NULL, fn, NULL, mover.pool);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rv;
+}
+
+static void start_workers(void)
+{
+    for (int i = 0; i < WORKERS && !mover.worker[i]; i++) {
+        if (start(&mover.worker[i], work) != APR_SUCCESS) {
+            mover.worker[i] = NULL;
+            xnat_log_server(APLOG_ERR, 0, mover.server, XB(0311),
+                            "a worker thread of the mover could not be started");
+            return;
+        }
+    }
+}
+
+static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *data)
+{
+    (void)thread;
+    (void)data;
+    apr_thread_mutex_lock(mover.lock);
+    while (!mover.stopping) {
+        apr_thread_mutex_unlock(mover.lock);
+        bool holder = hold_lease();
+        if (holder) {
+            start_workers();
+            xnat_tick_run(xnat_now_us());
+        }
+        apr_thread_mutex_lock(mover.lock);
+        if (!mover.stopping) {
+            apr_thread_cond_timedwait(mover.nap, mover.lock, holder ? TICK_US : WAIT_FOR_LEASE_US);
+        }
+    }
+    apr_thread_mutex_unlock(mover.lock);
+    if (mover.lease) {
+        swap_lease(mover.lease, 0);
+        mover.lease = 0;
+    }
+    return NULL;
+}
+
+void xnat_mover_stop(void)
+{
+    if (mover.lock) {
+        apr_thread_mutex_lock(mover.lock);
+        mover.stopping = true;
+        mover.count = 0;
+        apr_thread_cond_broadcast(mover.work);
+        apr_thread_cond_broadcast(mover.nap);
+        apr_thread_mutex_unlock(mover.lock);
+    }
+}
+
+static apr_status_t join(void *unused)
+{
+    apr_status_t rv;
+    (void)unused;
+    xnat_mover_stop();
+    xnat_probe_stop(); /* a worker in a HEAD comes back at once */
+    if (mover.thread) {
+        apr_thread_join(&rv, mover.thread);
+    }
+    for (int i = 0; i < WORKERS; i++) {
+        if (mover.worker[i]) {
+            apr_thread_join(&rv, mover.worker[i]);
+        }
+    }
+    return APR_SUCCESS;
+}
+
+void xnat_mover_child_init(apr_pool_t *pchild, server_rec *s)
+{
+    if (xnat_child < 0) {
+        return;
+    }
+    mover.server = s;
+    /* A pool of its own allocator: threads use it while the child's pool is in others' hands. */
+    apr_allocator_t *allocator;
+    apr_status_t rv = apr_allocator_create(&allocator);
+    if (rv == APR_SUCCESS) {
+        rv = apr_pool_create_ex(&mover.pool, pchild, NULL, allocator);
+        apr_allocator_owner_set(allocator, mover.pool);
+    }
+    if (rv == APR_SUCCESS) {
+        rv = apr_thread_mutex_create(&mover.lock, APR_THREAD_MUTEX_DEFAULT, mover.pool);
+    }
+    if (rv == APR_SUCCESS) {
+        rv = apr_thread_cond_create(&mover.work, mover.pool);
+    }
+    if (rv == APR_SUCCESS) {
+        rv = apr_thread_cond_create(&mover.nap, mover.pool);
+    }
+    if (rv == APR_SUCCESS) {
+        rv = start(&mover.thread, run);
+    }
+    if (rv != APR_SUCCESS) {
+        xnat_log_server(APLOG_ERR, rv, s, XB(0312), "the mover could not be started: no moves "
+                        "from this child");
+        mover.thread = NULL;
+    }
+    apr_pool_pre_cleanup_register(pchild, NULL, join);
+}

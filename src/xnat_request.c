@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A balanced request: recognised, let through or held at its session's gate, sent, learned from,
+ * ended. Election and failover are in xnat_elect.c. */
+#include "xnat_request.h"
+
+#include "ap_mpm.h"
+#include "apr_atomic.h"
+#include "apr_strings.h"
+
+#include "mod_xnat_balance.h"
+#include "xb_rule.h"
+#include "xnat_elect.h"
+#include "xnat_fleet.h"
+#include "xnat_log.h"
+#include "xnat_traffic.h"
+
+/* After an answer that did not come whole: Tomcat may still work on it. */
+#define BROKEN_ANSWER_BAR_US (30 * INT64_C(1000000))
+
+xnat_request_t *xnat_request_of(request_rec *r)
+{
+    return ap_get_module_config(r->request_config, &xnat_balance_module);
+}
+
+void xnat_request_say(xnat_request_t *xr, xb_decision_t decision, const char *reason,
+                      const char *from, const char *to)
+{
+    apr_table_t *env = xr->r->subprocess_env;
+    xr->decision = decision;
+    apr_table_setn(env, "XNAT_BALANCE_DECISION", xb_decision_name(decision));
+    apr_table_setn(env, "XNAT_BALANCE_REASON", reason);
+    if (from && to && strcmp(from, to)) {
+        apr_table_setn(env, "XNAT_BALANCE_FROM", from);
+        apr_table_setn(env, "XNAT_BALANCE_TO", to);
+    }
+    else {
+        apr_table_unset(env, "XNAT_BALANCE_FROM");
+        apr_table_unset(env, "XNAT_BALANCE_TO");
+    }
+}
+
+/* Ended ---------------------------------------------------------------------------------------- */
+
+static void leave_member(xnat_request_t *xr)
+{
+    if (xr->member != XB_MEMBER_NONE && xnat_child >= 0) {
+        xb_member_leave(xnat_members, (uint32_t)xnat_child, xr->member);
+    }
+    if (xr->credit != 0 && !xr->made_session) {
+        /* The election counted on a session that did not come. */
+        __atomic_fetch_sub((int64_t *)&xnat_members->member[xr->member].credit_bytes,
+                           (int64_t)xr->credit, __ATOMIC_RELAXED);
+    }
+    xr->member = XB_MEMBER_NONE;
+    xr->credit = 0;
+}
+
+static void leave_session(xnat_request_t *xr)
+{
+    if (xr->entered) {
+        int64_t now = xnat_now_us();
+        xb_table_leave(xnat_table, &xr->ref, now, xr->complete ? 0 : now + BROKEN_ANSWER_BAR_US,
+                       (double)(xr->bytes_in + xr->bytes_out) + xr->xb->decay.request_cost,
+                       xr->xb->decay.half_life_s);
+        xr->entered = false;
+    }
+}
+
+/* Once per request: when the node's answer has been passed on, or when the request's memory goes. */
+static void finish(xnat_request_t *xr)
+{
+    if (apr_atomic_xchg32(&xr->ended, 1)) {
+        return;
+    }
+    xnat_traffic_unwatch_tunnel(xr);
+    leave_session(xr);
+    leave_member(xr);
+    xnat_count(&xnat_shm->decisions[xr->decision]);
+}
+
+static apr_status_t finish_cleanup(void *data)
+{
+    finish(data);
+    return APR_SUCCESS;
+}
+
+int xnat_request_done(int *status, request_rec *r)
+{
+    xnat_request_t *xr = xnat_request_of(r);
+    (void)status;
+    if (xr) {
+        finish(xr);
+    }
+    return DECLINED;
+}
+
+/* Recognised ----------------------------------------------------------------------------------- */
+
+/* The id as stock code will find it: in the URL with its query, then in the cookies. */
+static void find_id(xnat_request_t *xr, const char *url)
+{
+    const proxy_balancer_shared *b = xr->xb->balancer->s;
+    request_rec *r = xr->r;
+    xb_span_t text;
+    const char *cookie;
+    if (!*b->sticky || !b->sticky_separator) {
+        return;
+    }
+    const char *whole = r->args ? apr_pstrcat(r->pool, url, "?", r->args, NULL) : url;
+    if (xb_id_in_url(whole, b->sticky_path, b->scolonsep, &text)) {
+        xr->sticky_used = b->sticky_path;
+    }
+    else if ((cookie = apr_table_get(r->headers_in, "Cookie"))
+             && xb_id_in_cookie(cookie, b->sticky, &text)) {
+        xr->sticky_used = b->sticky;
+    }
+    else {
+        return;
+    }
+    if (xb_id_parse(text, b->sticky_separator, &xr->id) && xr->id.route.n) {
+        xr->tag = xnat_tag(xr->id.base);
+    }
+    else {
+        xr->id.whole.n = 0;
+    }
+}
+
+static xnat_request_t *begin(request_rec *r, xnat_balancer_t *xb, const char *url)
+{
+    xnat_request_t *xr = apr_pcalloc(r->pool, sizeof *xr);
+    xr->r = r;
+    xr->xb = xb;
+    xr->plan = xr->member = XB_MEMBER_NONE;
+    find_id(xr, url);
+    ap_set_module_config(r->request_config, &xnat_balance_module, xr);
+    apr_pool_cleanup_register(r->pool, xr, finish_cleanup, apr_pool_cleanup_null);
+    return xr;
+}
+
+/* At the gate ---------------------------------------------------------------------------------- */
+
+/* Half of a child's threads at most wait at gates: the others keep serving. */
+static bool may_wait(apr_uint32_t *waiting)
+{
+    static int threads;
+    if (!threads) {
+        int n = 1;
+        ap_mpm_query(AP_MPMQ_MAX_THREADS, &n);
+        threads = n > 1 ? n : 2;
+    }
+    if (apr_atomic_inc32(waiting) < (apr_uint32_t)threads / 2) {
+        return true;
+    }
+    apr_atomic_dec32(waiting);
+    return false;
+}
+
+static int refuse_at_gate(xnat_request_t *xr, const char *reason, _Atomic uint64_t *counter)
+{
+    xnat_count(counter);
+    xnat_request_say(xr, XB_REFUSED, reason, NULL, NULL);
+    apr_table_setn(xr->r->err_headers_out, "Retry-After", "1");
+    xnat_log_request(APLOG_INFO, 0, xr->r, XB(0201), "503 at the gate of a session on the move: %s",
+                     reason);
+    return HTTP_SERVICE_UNAVAILABLE;
+}
+
+/* Waits until the session's move has ended, by looking: the mover may live in another process, and
+ * a move takes milliseconds. */
+static xb_enter_t wait_at_gate(xnat_request_t *xr)
+{
+    int64_t now = xnat_now_us(), deadline = now + xr->xb->conf.gate_timeout;
+    apr_interval_time_t nap = 500;
+    xb_enter_t rc = XB_ENTER_GATE;
+    __atomic_fetch_add((uint32_t *)&xnat_shm->waiting, 1, __ATOMIC_RELAXED);
+    xnat_count(&xnat_shm->gate_waits);
+    while (rc == XB_ENTER_GATE && now < deadline) {
+        apr_sleep(nap);
+        nap = nap < 5000 ? nap * 2 : nap;
+        now = xnat_now_us();
+        rc = xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, now, &xr->ref);
+    }
+    __atomic_fetch_sub((uint32_t *)&xnat_shm->waiting, 1, __ATOMIC_RELAXED);
+    return rc;
+}
+
+/* Counts the request in its session. OK, or 503. */
+static int enter(xnat_request_t *xr)
+{
+    static apr_uint32_t waiting;
+    if (!xr->id.whole.n || xr->entered || xnat_child < 0) {
+        return OK;
+    }
+    xb_enter_t rc =
+        xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, xnat_now_us(), &xr->ref);
+    if (rc == XB_ENTER_GATE && !XB_RULE(GATE)) {
+        return OK; /* control build: follows its id as if nothing moved */
+    }
+    if (rc == XB_ENTER_GATE) {
+        if (!may_wait(&waiting)) {
+            return refuse_at_gate(xr, "gate-crowded", &xnat_shm->gate_crowded);
+        }
+        rc = wait_at_gate(xr);
+        apr_atomic_dec32(&waiting);
+    }
+    if (rc == XB_ENTER_GATE) {
+        return refuse_at_gate(xr, "gate-timeout", &xnat_shm->gate_timeouts);
+    }
+    if (rc == XB_ENTER_UNCOUNTED) {
+        xnat_count(&xnat_shm->lost_claims);
+    }
+    xr->entered = rc == XB_ENTER_IN;
+    xr->known = rc != XB_ENTER_UNKNOWN;
+    return OK;
+}
+
+/* Let through ---------------------------------------------------------------------------------- */
+
+static bool names_route(const xb_id_t *id, const char *route)
+{
+    return strlen(route) == id->route.n && !memcmp(route, id->route.p, id->route.n);
+}
+
+static const char *route_of(const xnat_request_t *xr)
+{
+    return apr_pstrmemdup(xr->r->pool, xr->id.route.p, xr->id.route.n);
+}
+
+/* First request after a move: moved. Others that carry an old id: stragglers. */
+static void say_left(xnat_request_t *xr, unsigned home)
+{
+    xb_view_t view;
+    const char *to = xnat_shm->route[home].route;
+    if (xb_table_view(xnat_table, xr->ref.slot, &view) && view.flags & XB_SESSION_FRESH) {
+        xb_table_flag(xnat_table, xr->ref.slot, 0, XB_SESSION_FRESH);
+        xnat_request_say(xr, XB_MOVED, "session-moved", route_of(xr), to);
+    }
+    else {
+        xnat_request_say(xr, XB_STRAGGLER, "old-id", route_of(xr), to);
+    }
+}
+
+/* A request that stays is left to stock code; one whose session lives elsewhere is wrapped. */
+static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balancer **balancer,
+                         proxy_server_conf *conf, char **url)
+{
+    if (!xr->known) {
+        if (!xr->id.whole.n) {
+            xnat_request_say(xr, XB_ELECTED, xr->sticky_used ? "id-without-route" : "no-session",
+                             NULL, NULL);
+        }
+        else {
+            xnat_request_say(xr, XB_STAYED, "unknown-session", NULL, NULL);
+        }
+        return DECLINED;
+    }
+    unsigned home = xr->attempts > 1 ? xnat_elect_home(xr) : xr->ref.home;
+    if (home >= XB_MEMBERS_MAX || names_route(&xr->id, xnat_shm->route[home].route)) {
+        xr->plan = XB_MEMBER_NONE;
+        xnat_request_say(xr, XB_STAYED, "home", NULL, NULL);
+        return DECLINED;
+    }
+    xr->plan = home;
+    say_left(xr, home);
+    return xnat_wrap_run(xr, worker, balancer, conf, url);
+}
+
+int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_rec *r,
+                     proxy_server_conf *conf, char **url)
+{
+    xnat_request_t *xr = xnat_request_of(r);
+    proxy_balancer *b = *balancer;
+    if ((xr && xr->wrapped) || !xnat_shm) {
+        return DECLINED;
+    }
+    if (!b && (ap_cstr_casecmpn(*url, BALANCER_PREFIX, sizeof(BALANCER_PREFIX) - 1)
+               || !(b = ap_proxy_get_balancer(r->pool, conf, *url, 1)))) {
+        return DECLINED;
+    }
+    xnat_balancer_t *xb = xnat_balancer_of(b);
+    if (!xb) {
+        return DECLINED;
+    }
+    if (!xr) {
+        xr = begin(r, xb, *url);
+    }
+    xr->attempts++;
+    int rv = enter(xr);
+    return rv == OK ? route_request(xr, worker, balancer, conf, url) : rv;
+}
+
+/* Sent ----------------------------------------------------------------------------------------- */
+
+/* A session that the table does not know is remembered on the client's word, as such. */
+static void remember_unknown(xnat_request_t *xr, unsigned member)
+{
+    bool forgot = false;
+    xb_insert_t rc = xb_table_insert(xnat_table, (unsigned)xnat_child, xr->tag, xr->id.whole,
+                                     member, XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN, 0,
+                                     xnat_now_us(), &xr->ref, &forgot);
+    if (rc == XB_INSERT_EXISTS) {
+        rc = xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, xnat_now_us(), &xr->ref)
+                     == XB_ENTER_IN
+                 ? XB_INSERT_NEW : XB_INSERT_EXISTS;
+    }
+    xr->entered = rc == XB_INSERT_NEW;
+}
+
+static bool is_route_of_member(const xnat_request_t *xr, const proxy_worker *worker)
+{
+    return xr->id.whole.n && names_route(&xr->id, worker->s->route);
+}
+
+int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *conf, char *url,
+                      const char *proxyname, apr_port_t proxyport)
+{
+    xnat_request_t *xr = xnat_request_of(r);
+    (void)conf;
+    (void)url;
+    (void)proxyname;
+    (void)proxyport;
+    if (!xr || xr->ended) {
+        return DECLINED;
+    }
+    unsigned member = xnat_fleet_member(xr->xb->balancer, worker);
+    if (xr->member != XB_MEMBER_NONE) { /* an earlier attempt failed */
+        leave_member(xr);
+    }
+    if (member == XB_MEMBER_NONE || xnat_child < 0) {
+        return DECLINED;
+    }
+    xr->member = member;
+    xb_member_enter(xnat_members, (uint32_t)xnat_child, member);
+    xnat_count(&xnat_members->member[member].requests);
+    if (xr->known || is_route_of_member(xr, worker)) {
+        xr->credit = 0; /* no new session is to be expected */
+    }
+    if (xr->entered) {
+        xnat_elect_settle(xr, member);
+    }
+    else if (!xr->known && is_route_of_member(xr, worker)) {
+        remember_unknown(xr, member);
+    }
+    else if (!xr->known) {
+        xnat_elect_credit(xr, member);
+    }
+    xnat_traffic_watch_tunnel(xr);
+    return DECLINED;
+}

@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The mover's tick: decayed figures, repair after dead children, session counts, and the choice of
+ * what to move (rules 2 and 3 of the protocol). */
+#include "xnat_tick.h"
+
+#include <errno.h>
+#include <signal.h>
+
+#include "apr_strings.h"
+
+#include "mod_xnat_balance.h"
+#include "xb_rule.h"
+#include "xnat_fleet.h"
+#include "xnat_log.h"
+
+#define SECOND_US INT64_C(1000000)
+#define FOLD_EVERY_US 100000
+#define OVERLOAD_EVERY_US 250000
+#define CHECK_CHILDREN_EVERY_US SECOND_US
+/* A session that nobody has used for so long is not at home anywhere that matters. */
+#define LIVE_US (30 * 60 * SECOND_US)
+/* Moving a session that has been idle for longer does not relieve its node. */
+#define ACTIVE_US (60 * SECOND_US)
+/* From a draining node longer idle ones go too: their users may come back any minute. */
+#define DRAIN_ACTIVE_US (600 * SECOND_US)
+/* A node drains for so long before sessions that are never quiet are made to wait. */
+#define NEVER_QUIET_US (3 * SECOND_US)
+/* Longest life of a copy whose session's own limit is not known. */
+#define UNKNOWN_LIFE_US (86400 * SECOND_US)
+#define STALE_MARGIN_US (60 * SECOND_US)
+#define ABANDONED_GATE_US (60 * SECOND_US)
+
+/* One balancer that wants something moved in this tick. */
+typedef struct {
+    xnat_balancer_t *xb;
+    xnat_fleet_t fleet;
+    bool draining, overloaded;
+    bool drains[XNAT_FLEET_MAX];
+    unsigned from, to; /* positions, when overloaded */
+    double cost;
+    /* best candidate for overload so far */
+    bool found;
+    xnat_job_t best;
+    double best_traffic;
+} plan_t;
+
+#define PLANS_MAX XNAT_BALANCERS_MAX
+static plan_t plans[PLANS_MAX]; /* mover thread only; large, so not on its stack */
+static unsigned plan_count;
+static int64_t folded_us, overload_us, children_us, no_target_us;
+static int64_t draining_since_us[XB_MEMBERS_MAX]; /* 0: not draining */
+
+/* Decayed figures ------------------------------------------------------------------------------ */
+
+/* Members that cannot take new sessions are kept at least at the mean of those that can, so that
+ * they are not flooded when they come back; newcomers likewise. */
+static void fold_fleet(const xnat_balancer_t *xb, const xnat_fleet_t *f, int64_t now)
+{
+    double traffic = 0, occupancy = 0, weight = 0;
+    for (unsigned i = 0; i < f->n; i++) {
+        xb_member_fold(xnat_members, f->member[i], &xb->decay, now);
+        if (f->load[i].flags & XB_LOAD_NEW) {
+            traffic += f->load[i].traffic;
+            occupancy += f->load[i].occupancy;
+            weight += f->load[i].weight;
+        }
+    }
+    for (unsigned i = 0; i < f->n && weight > 0; i++) {
+        double t, o, w = f->load[i].weight;
+        bool known = xb_member_read(xnat_members, f->member[i], &xb->decay, now, &t, &o);
+        double fair_t = w * traffic / weight, fair_o = w * occupancy / weight;
+        if (!known || (!(f->load[i].flags & XB_LOAD_NEW) && (t < fair_t || o < fair_o))) {
+            xb_member_join(xnat_members, f->member[i], now,
+                           known && t > fair_t ? t : fair_t, known && o > fair_o ? o : fair_o);
+        }
+    }
+}
+
+static void fold_balancer(xnat_balancer_t *xb, void *ctx)
+{
+    static xnat_fleet_t fleet; /* mover thread only */
+    int64_t now = *(int64_t *)ctx;
+    if (!strcmp(xb->balancer->s->lbpname, "xnat")) {
+        xnat_fleet_snapshot(xb, false, now, &fleet);
+        fold_fleet(xb, &fleet, now);
+        for (unsigned i = 0; i < fleet.n; i++) { /* the administrator may have changed it */
+            char *route = xnat_shm->route[fleet.member[i]].route;
+            if (strcmp(route, fleet.worker[i]->s->route)) {
+                memcpy(route, fleet.worker[i]->s->route, sizeof fleet.worker[i]->s->route);
+            }
+        }
+    }
+}
+
+/* Children ------------------------------------------------------------------------------------- */
+
+static void check_children(void)
+{
+    for (unsigned i = 0; i < xnat_shm->dim.children; i++) {
+        int32_t pid = xb_table_child_pid(xnat_table, i);
+        if (pid > 0 && kill(pid, 0) && errno == ESRCH) {
+            xnat_shm_child_exited(pid);
+        }
+    }
+}
+
+static void repair(void)
+{
+    unsigned n = xb_table_repair(xnat_table);
+    if (n) {
+        __atomic_fetch_add((uint64_t *)&xnat_shm->repaired, n, __ATOMIC_RELAXED);
+    }
+}
+
+/* Choosing ------------------------------------------------------------------------------------- */
+
+static bool store_open(const xnat_balancer_t *xb, int64_t now)
+{
+    for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
+        const xb_msm_node_t *n = &xb->conf.nodes->node[i];
+        if (xb_breaker_is_open(&xnat_shm->store[xnat_shm_store(n->host, n->port)].breaker, now)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void plan_drains(plan_t *p, int64_t now)
+{
+    for (unsigned i = 0; i < p->fleet.n; i++) {
+        unsigned member = p->fleet.member[i];
+        bool drains = PROXY_WORKER_IS_DRAINING(p->fleet.worker[i])
+                      && p->fleet.load[i].flags & XB_LOAD_USABLE;
+        p->drains[i] = drains;
+        p->draining = p->draining || drains;
+        draining_since_us[member] = !drains ? 0
+                                    : draining_since_us[member] ? draining_since_us[member] : now;
+    }
+}
+
+static void plan_balancer(xnat_balancer_t *xb, void *ctx)
+{
+    int64_t now = *(int64_t *)ctx;
+    plan_t *p = &plans[plan_count];
+    if (strcmp(xb->balancer->s->lbpname, "xnat") || !xb->conf.nodes
+        || xb->conf.move == XNAT_MOVE_OFF || plan_count == PLANS_MAX || store_open(xb, now)) {
+        return;
+    }
+    p->xb = xb;
+    p->draining = p->overloaded = p->found = false;
+    xnat_fleet_snapshot(xb, false, now, &p->fleet);
+    p->cost = xb_policy_session_cost(p->fleet.load, p->fleet.n);
+    plan_drains(p, now);
+    if (xb->conf.move != XNAT_MOVE_DRAIN && now - overload_us >= OVERLOAD_EVERY_US) {
+        p->overloaded =
+            xb_policy_overload(p->fleet.load, p->fleet.n, &xb->policy, &p->from, &p->to);
+    }
+    plan_count += p->draining || p->overloaded;
+}
+
+/* Where the session may still have a copy. */
+static void visited_of(const plan_t *p, const xb_view_t *v, int64_t now, bool *visited)
+{
+    memset(visited, 0, sizeof(bool) * XNAT_FLEET_MAX);
+    int64_t life = v->max_inactive_s ? v->max_inactive_s * SECOND_US : UNKNOWN_LIFE_US;
+    for (unsigned i = 0; i < v->visited_count && XB_RULE(VISITED); i++) {
+        int at = xnat_fleet_position(&p->fleet, v->visited[i].member);
+        if (at >= 0 && now - v->visited[i].touched_us < life + STALE_MARGIN_US) {
+            visited[at] = true;
+        }
+    }
+}
+
+static bool is_full_record(const xb_view_t *v)
+{
+    unsigned unsure = XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN | XB_SESSION_CROWDED;
+    return v->w.state == XB_STABLE && !(v->flags & (unsure | XB_SESSION_ENDED));
+}
+
+static bool is_quiet(const plan_t *p, const xb_view_t *v, int64_t now)
+{
+    return (v->w.inflight == 0 || !XB_RULE(QUIET)) && now - v->last_us >= p->xb->conf.grace;
+}
+
+static xnat_job_t job_of(const plan_t *p, uint32_t slot, const xb_view_t *v, unsigned from, int to)
+{
+    xnat_job_t job = {.xb = p->xb, .slot = slot, .seen = v->word, .tag = v->tag,
+                      .from = p->fleet.member[from], .to = XB_MEMBER_NONE,
+                      .from_worker = p->fleet.worker[from], .cost = p->cost};
+    if (to >= 0) {
+        job.to = p->fleet.member[to];
+        job.to_worker = p->fleet.worker[to];
+    }
+    return job;
+}
+
+static void tell_no_target(const xnat_job_t *job, xb_refusal_t why, int64_t now)
+{
+    if (now - no_target_us > 10 * SECOND_US) { /* else once per session and tick */
+        no_target_us = now;
+        xnat_move_refused(job, why);
+    }
+}
+
+/* A session of a draining member: it leaves at its next quiet moment, or is made quiet. */
+static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigned at, int64_t now)
+{
+    bool visited[XNAT_FLEET_MAX];
+    unsigned free_left;
+    bool quiet = is_quiet(p, v, now);
+    bool never_quiet = !quiet && now - draining_since_us[p->fleet.member[at]] > NEVER_QUIET_US;
+    if ((!quiet && !never_quiet) || now - v->last_us > DRAIN_ACTIVE_US) {
+        return;
+    }
+    visited_of(p, v, now, visited);
+    int to = xb_policy_target(p->fleet.load, p->fleet.n, at, visited, &free_left);
+    xnat_job_t job = job_of(p, slot, v, at, to);
+    job.reason = XB_MOVE_DRAIN;
+    job.wait_for_quiet = !quiet;
+    if (to < 0) {
+        tell_no_target(&job, XB_NO_TARGET, now);
+    }
+    else if (p->xb->conf.move == XNAT_MOVE_DRYRUN) {
+        tell_no_target(&job, XB_NO_DRY_RUN, now);
+    }
+    else {
+        xnat_mover_submit(&job);
+        p->fleet.load[to].traffic += p->cost; /* the next one may go elsewhere */
+        xb_policy_score(p->fleet.load, p->fleet.n);
+    }
+}
+
+/* A moved session rests: its last gate led to where it is. */
+static bool is_resting(const plan_t *p, const xb_view_t *v, int64_t now)
+{
+    return v->gated_us && v->target == v->w.home && now - v->gated_us < p->xb->conf.rest;
+}
+
+/* A session of the overloaded member. The busiest one of those that do not turn the imbalance
+ * round is taken: one move relieves as much as it can. */
+static void consider_overload(plan_t *p, uint32_t slot, const xb_view_t *v, int64_t now)
+{
+    bool visited[XNAT_FLEET_MAX];
+    unsigned free_left;
+    if (v->requests < 2 || !is_quiet(p, v, now) || now - v->last_us > ACTIVE_US
+        || is_resting(p, v, now)) {
+        return;
+    }
+    visited_of(p, v, now, visited);
+    int to = xb_policy_target(p->fleet.load, p->fleet.n, p->from, visited, &free_left);
+    xnat_job_t job = job_of(p, slot, v, p->from, to);
+    job.reason = XB_MOVE_OVERLOAD;
+    if (to < 0 || free_left == 0) {
+        tell_no_target(&job, to < 0 ? XB_NO_TARGET : XB_NO_LAST_TARGET, now);
+        return;
+    }
+    const xb_load_t *a = &p->fleet.load[p->from], *b = &p->fleet.load[to];
+    double most = (a->traffic / a->weight - b->traffic / b->weight) * b->weight / 2;
+    if (a->score - b->score <= p->xb->policy.threshold || (p->found && v->traffic > most)
+        || (p->found && v->traffic < p->best_traffic)) {
+        return;
+    }
+    p->found = true;
+    p->best = job;
+    p->best_traffic = v->traffic > most ? 0 : v->traffic;
+}
+
+static void consider(uint32_t slot, int64_t now)
+{
+    xb_view_t v;
+    if (!xb_table_view(xnat_table, slot, &v) || !is_full_record(&v) || now < v.bar_until_us) {
+        return;
+    }
+    for (unsigned i = 0; i < plan_count; i++) {
+        int at = xnat_fleet_position(&plans[i].fleet, v.w.home);
+        if (at < 0) {
+            continue;
+        }
+        if (plans[i].drains[at]) {
+            consider_drain(&plans[i], slot, &v, (unsigned)at, now);
+        }
+        else if (plans[i].overloaded && (unsigned)at == plans[i].from) {
+            consider_overload(&plans[i], slot, &v, now);
+        }
+        return;
+    }
+}
+
+static void move_overloaded(plan_t *p, int64_t now)
+{
+    const xnat_conf_t *c = &p->xb->conf;
+    char digest[XB_DIGEST_SIZE];
+    if (!p->found || !xb_bucket_take(&xnat_shm->balancer[p->xb->record].rate, c->rate, c->burst,
+                                     now)) {
+        return;
+    }
+    if (c->move == XNAT_MOVE_DRYRUN) {
+        xnat_count(&xnat_shm->refusals[XB_NO_DRY_RUN]);
+        xnat_log_server(APLOG_NOTICE, 0, p->xb->server, XB(0303),
+                        "session %s would be moved from %s to %s (overload), but " XNAT_MOVE
+                        " is DryRun", xnat_digest(p->best.tag, digest),
+                        xnat_shm->route[p->best.from].route, xnat_shm->route[p->best.to].route);
+        return;
+    }
+    xnat_mover_submit(&p->best);
+}
+
+/* Walks ---------------------------------------------------------------------------------------- */
+
+/* Sessions at home at each member, counted over twenty ticks. */
+static void count_sessions(int64_t now)
+{
+    static uint32_t next, live[XB_MEMBERS_MAX];
+    uint32_t slots = xb_table_slots(xnat_table), end = next + slots / 20 + 1;
+    for (; next < slots && next < end; next++) {
+        xb_view_t v;
+        if (xb_table_view(xnat_table, next, &v) && v.w.home < XB_MEMBERS_MAX
+            && !(v.flags & (XB_SESSION_UNPROVEN | XB_SESSION_ENDED))
+            && now - v.last_us < LIVE_US) {
+            live[v.w.home]++;
+        }
+    }
+    if (next < slots) {
+        return;
+    }
+    for (unsigned i = 0; i < XB_MEMBERS_MAX; i++) {
+        __atomic_store_n((uint32_t *)&xnat_members->member[i].sessions, live[i], __ATOMIC_RELAXED);
+        live[i] = 0;
+    }
+    next = 0;
+}
+
+static void choose_moves(int64_t now)
+{
+    plan_count = 0;
+    xnat_config_each(plan_balancer, &now);
+    if (now - overload_us >= OVERLOAD_EVERY_US) {
+        overload_us = now;
+    }
+    for (uint32_t slot = 0; plan_count && slot < xb_table_slots(xnat_table); slot++) {
+        consider(slot, now);
+    }
+    for (unsigned i = 0; i < plan_count; i++) {
+        move_overloaded(&plans[i], now);
+    }
+}
+
+typedef struct {
+    uint32_t slot;
+    const xb_view_t *view;
+    bool done;
+} orphan_t;
+
+/* A balancer that knows home and target of a gate without mover takes the job of ending it. */
+static void adopt(xnat_balancer_t *xb, void *ctx)
+{
+    static xnat_fleet_t fleet; /* mover thread only */
+    orphan_t *orphan = ctx;
+    if (orphan->done || !xb->conf.nodes) {
+        return;
+    }
+    xnat_fleet_snapshot(xb, false, xnat_now_us(), &fleet);
+    int from = xnat_fleet_position(&fleet, orphan->view->w.home);
+    int to = xnat_fleet_position(&fleet, orphan->view->target);
+    if (from >= 0 && to >= 0) {
+        xnat_job_t job = {.xb = xb, .slot = orphan->slot, .tag = orphan->view->tag,
+                          .from = fleet.member[from], .to = fleet.member[to],
+                          .from_worker = fleet.worker[from], .to_worker = fleet.worker[to]};
+        orphan->done = xnat_mover_submit(&job);
+    }
+}
+
+/* Gates that nobody tends: of a lost mover (older_than 0), or forgotten. */
+static void adopt_gates(int64_t now, int64_t older_than_us)
+{
+    for (uint32_t slot = 0; slot < xb_table_slots(xnat_table); slot++) {
+        xb_view_t v;
+        if (xb_table_view(xnat_table, slot, &v) && v.w.state == XB_MOVING
+            && now - v.gated_us >= older_than_us) {
+            orphan_t orphan = {slot, &v, false};
+            xnat_config_each(adopt, &orphan);
+            unsigned token;
+            if (!orphan.done && xb_table_regate(xnat_table, slot, &token)) {
+                xb_table_flag(xnat_table, slot, XB_SESSION_PARTIAL, 0);
+                xb_table_abort(xnat_table, slot, token, 0);
+            }
+        }
+    }
+}
+
+void xnat_tick_begin(void)
+{
+    memset(draining_since_us, 0, sizeof draining_since_us);
+    adopt_gates(xnat_now_us(), 0);
+}
+
+void xnat_tick_run(int64_t now)
+{
+    repair();
+    if (now - children_us >= CHECK_CHILDREN_EVERY_US) {
+        children_us = now;
+        check_children();
+        adopt_gates(now, ABANDONED_GATE_US);
+    }
+    if (now - folded_us >= FOLD_EVERY_US) {
+        folded_us = now;
+        xnat_config_each(fold_balancer, &now);
+    }
+    count_sessions(now);
+    choose_moves(now);
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the holder of the mover's lease does every few milliseconds. Mover thread only. */
+#ifndef XNAT_TICK_H
+#define XNAT_TICK_H
+
+#include "xnat_mover.h"
+
+/* The lease has just been taken: shut gates of the lost holder are opened, one way or the other. */
+void xnat_tick_begin(void);
+void xnat_tick_run(int64_t now_us);
+
+#endif
