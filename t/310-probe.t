@@ -203,13 +203,15 @@ subtest 'http' => sub {
 };
 
 subtest 'the headers that were asked for' => sub {
-    my %arg = (host => 'app.example:8443', proto => 'https', for => '10.1.2.3, 10.9.9.9', authorization => 'Basic eA==');
+    my %arg = (host => 'app.example:8443', proto => 'https', for => '10.1.2.3, 10.9.9.9',
+               authorization => 'Basic eA==');
     is_rc(probe('n1', '/x', %arg), 'answered', 'answered');
     my %got = map { $_ => headers($n1, $_) } qw(Host X-Forwarded-Proto X-Forwarded-For X-Forwarded-Host
         X-Forwarded-Server Authorization Connection);
     is_deeply(\%got, { 'Host' => 'app.example:8443', 'X-Forwarded-Proto' => 'https',
         'X-Forwarded-For' => '10.1.2.3, 10.9.9.9', 'X-Forwarded-Host' => 'app.example:8443',
-        'X-Forwarded-Server' => '127.0.0.1', 'Authorization' => 'Basic eA==', 'Connection' => 'Keep-Alive' }, 'as asked');
+        'X-Forwarded-Server' => '127.0.0.1', 'Authorization' => 'Basic eA==', 'Connection' => 'Keep-Alive' },
+        'as asked');
     is_rc(probe('n1', '/x', for => '10.1.2.3'), 'answered', 'one client address');
     is(headers($n1, 'X-Forwarded-For'), '10.1.2.3', '... alone');
     $n1->clear;
@@ -228,7 +230,8 @@ subtest 'https' => sub {
     is_rc($a, 'answered', 'SSLProxyEngine in the virtual host');
     is_deeply($a->{set_cookie}, [ 'sni=app.example', 'host=app.example' ], 'SNI follows the Host');
     $a = probe('t2', '/x', %vhost);
-    is_deeply($a->{set_cookie}, [ 'sni=(null)', 'host=127.0.0.1:' . $tls->port ], 'on a new connection, when it changes');
+    is_deeply($a->{set_cookie}, [ 'sni=(null)', 'host=127.0.0.1:' . $tls->port ],
+              'on a new connection, when it changes');
     is_rc(probe('t2', '/x', %vhost, times => 50), 'answered', 'often');
     is_rc(probe('t2', '/x', %vhost, host => 'other.example'), 'broken', 'not a name of the certificate');
 };
@@ -247,13 +250,15 @@ subtest 'unix socket' => sub {
 };
 
 subtest 'ajp' => sub {
-    my $a = probe('a1', '/x?q=1', cookie => 'JSESSIONID=A0', host => 'app.example', proto => 'https', for => '10.1.2.3');
-    is_deeply([ @$a{qw(rc status set_cookie)} ], [ 'answered', 200, [ 'JSESSIONID=A1; Path=/', 'other=1' ] ], 'answered');
+    my $a = probe('a1', '/x?q=1', cookie => 'JSESSIONID=A0', host => 'app.example', proto => 'https',
+                  for => '10.1.2.3');
+    is_deeply([ @$a{qw(rc status set_cookie)} ],
+              [ 'answered', 200, [ 'JSESSIONID=A1; Path=/', 'other=1' ] ], 'answered');
     my ($req) = $a1->records;
     is($req->{method}, 3, 'a HEAD');
     is($req->{secret}, 's3cret', 'the secret');
-    is_deeply([ @$req{qw(pings uri query remote server port)} ], [ 1, '/x', 'q=1', '10.1.2.3', 'app.example', $h->port ],
-              'pinged first, and the rest');
+    is_deeply([ @$req{qw(pings uri query remote server port)} ],
+              [ 1, '/x', 'q=1', '10.1.2.3', 'app.example', $h->port ], 'pinged first, and the rest');
     is($req->{headers}{cookie}, 'JSESSIONID=A0', 'the cookie');
     is($req->{headers}{'x-forwarded-for'}, '10.1.2.3', 'X-Forwarded-For');
     is($req->{headers}{'x-forwarded-proto'}, 'https', 'X-Forwarded-Proto');

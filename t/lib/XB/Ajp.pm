@@ -85,11 +85,13 @@ sub _answer ($conn, $uri)
         1 while $conn->write($head);
         return 0;
     }
-    for my $bytes ($word eq 'drip' ? split //, $head : $head) {
-        $conn->pause(0.04) if $word eq 'drip';
-        $conn->write($bytes) or return 0;
+    my $whole = $head . _packet("\x05\x01");
+    return $conn->write($whole) if $word ne 'drip';
+    for my $byte (split //, $whole) {
+        $conn->pause(0.04);
+        $conn->write($byte) or return 0;
     }
-    return $conn->write(_packet("\x05\x01"));
+    return 1;
 }
 
 1;
