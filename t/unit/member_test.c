@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #include "tap.h"
@@ -17,6 +18,8 @@
 #define PROCESSES 4
 #define THREADS 8
 #define KEYS 200
+#define RACES 100
+#define TICKS 10000
 
 static const xb_decay_t decay = {
     .half_life_s = 60, .busy_half_life_s = 10, .request_cost = 2e6};
@@ -86,18 +89,18 @@ static void full_table(void)
 
 typedef struct {
     xb_members_t *m;
-    unsigned start, index[KEYS];
+    pthread_barrier_t *start; /* NULL: at once */
+    unsigned index[KEYS];
 } finder_t;
 
 static void *find_all(void *arg)
 {
     finder_t *f = arg;
 
-    for (unsigned n = 0; n < KEYS; n++) {
-        unsigned k = (n + f->start) % KEYS;
-
+    if (f->start)
+        pthread_barrier_wait(f->start);
+    for (unsigned k = 0; k < KEYS; k++)
         f->index[k] = xb_member_find(f->m, nth_key(k));
-    }
     return NULL;
 }
 
@@ -110,24 +113,37 @@ static unsigned used_slots(const xb_members_t *m)
     return used;
 }
 
-static void register_by_threads(void)
+/* True: all threads found the same index for each key, and no key took two. */
+static bool race_for_indexes(void)
 {
-    xb_members_t *m = new_members();
     static finder_t f[THREADS];
+    xb_members_t *m = new_members();
+    pthread_barrier_t start;
     pthread_t thread[THREADS];
-    bool same = true;
+    bool good;
 
+    pthread_barrier_init(&start, NULL, THREADS);
     for (unsigned i = 0; i < THREADS; i++) {
-        f[i] = (finder_t){.m = m, .start = i % 2 * i * 20};
+        f[i] = (finder_t){.m = m, .start = &start};
         pthread_create(&thread[i], NULL, find_all, &f[i]);
     }
-    for (unsigned i = 0; i < THREADS; i++) {
+    for (unsigned i = 0; i < THREADS; i++)
         pthread_join(thread[i], NULL);
-        same = same && memcmp(f[0].index, f[i].index, sizeof f[0].index) == 0;
-    }
-    ok(same, "8 threads: all see the same index for a key");
-    is_int(used_slots(m), KEYS, "8 threads: one index per key");
+    good = used_slots(m) == KEYS;
+    for (unsigned i = 0; i < THREADS; i++)
+        good = memcmp(f[0].index, f[i].index, sizeof f[0].index) == 0 && good;
+    pthread_barrier_destroy(&start);
     free_members(m);
+    return good;
+}
+
+static void register_by_threads(void)
+{
+    int good = 0;
+
+    for (int i = 0; i < RACES; i++)
+        good += race_for_indexes();
+    is_int(good, RACES, "8 threads: one index per key, and all see the same");
 }
 
 static pid_t fork_child(void)
@@ -163,7 +179,7 @@ static bool in_processes(bool (*work)(xb_members_t *, unsigned), xb_members_t *m
 
 static bool register_and_count(xb_members_t *m, unsigned process)
 {
-    finder_t f = {.m = m, .start = process * 50};
+    finder_t f = {.m = m, .start = NULL};
 
     find_all(&f);
     for (unsigned n = 0; n < 20000; n++) {
@@ -426,6 +442,35 @@ static void readers_and_tick(void)
     free_members(stress);
 }
 
+static void tick_twice(int signal)
+{
+    static unsigned n;
+
+    (void)signal;
+    n++;
+    xb_member_join(stress, 0, 1, n, n);
+    n++;
+    xb_member_join(stress, 0, 1, n, n);
+}
+
+/* Two ticks between any two instructions of a reader: a signal is the meanest scheduler. */
+static void interrupted_reader(void)
+{
+    struct itimerval often = {{0, 20}, {0, 20}}, never = {{0, 0}, {0, 0}};
+    unsigned torn = 0;
+
+    stress = new_members();
+    xb_member_join(stress, 0, 1, 0, 0);
+    signal(SIGALRM, tick_twice);
+    setitimer(ITIMER_REAL, &often, NULL);
+    while (stress->member[0].seq < TICKS)
+        torn += torn_reads(stress, 100);
+    setitimer(ITIMER_REAL, &never, NULL);
+    signal(SIGALRM, SIG_IGN);
+    is_int(torn, 0, "a reader interrupted by two ticks, %d times", TICKS / 2);
+    free_members(stress);
+}
+
 /* A tick killed half-way: its words lie in the state that is not in force. */
 static void killed_tick(void)
 {
@@ -467,6 +512,7 @@ int main(void)
     newcomers();
     another_request_cost();
     readers_and_tick();
+    interrupted_reader();
     killed_tick();
     return done();
 }

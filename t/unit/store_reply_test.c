@@ -100,6 +100,7 @@ static void lies(void)
         LIE("VALUE k\0 0 1\r\n"),
         LIE("value k 0 1\r\n"),
         LIE("END\n"),
+        LIE("ENDx\n"),
         LIE("END \r\n"),
         LIE("END\r\r\n"),
         LIE("\n"),

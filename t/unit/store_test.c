@@ -281,7 +281,7 @@ static void arguments(void)
 {
     static const char *const bad[] = {"", " ", "a b", "a\r\nflush_all", "a\n", "a\tb", "a\x7f"};
     char long_key[252], value[201];
-    const char *keys[33];
+    const char *keys[33], *const inner[] = {"k", "a b"};
     uint32_t mask;
     size_t got, total;
     unsigned sent = 0, before;
@@ -293,7 +293,7 @@ static void arguments(void)
     memset(value, 'v', 200);
     value[200] = '\0';
     for (int i = 0; i < 33; i++)
-        keys[i] = i == 1 ? "a b" : "k";
+        keys[i] = "k";
     for (size_t i = 0; i <= sizeof bad / sizeof *bad; i++) {
         const char *key = i < sizeof bad / sizeof *bad ? bad[i] : long_key;
 
@@ -301,7 +301,7 @@ static void arguments(void)
         sent += xb_store_set(&store, 0, key, "v", 60, BUDGET) != XB_STORE_BADKEY;
         sent += xb_store_delete(&store, 0, key, BUDGET) != XB_STORE_BADKEY;
     }
-    sent += xb_store_which(&store, 0, keys, 2, &mask, BUDGET) != XB_STORE_BADKEY;
+    sent += xb_store_which(&store, 0, inner, 2, &mask, BUDGET) != XB_STORE_BADKEY;
     sent += xb_store_which(&store, 0, keys, 0, &mask, BUDGET) != XB_STORE_BADKEY;
     sent += xb_store_which(&store, 0, keys, 33, &mask, BUDGET) != XB_STORE_BADKEY;
     sent += xb_store_set(&store, 0, "k", value, 60, BUDGET) != XB_STORE_BADKEY;
@@ -309,7 +309,8 @@ static void arguments(void)
     sent += xb_store_set(&store, 0, "k", "v", 30 * 86400 + 1, BUDGET) != XB_STORE_BADKEY;
     is_int(sent, 0, "keys, values and times that memcached could misread are BADKEY");
     is_int(connections() - before, 0, "and nothing is sent for them");
-    is_int(xb_store_delete(&store, 1, "k", BUDGET), XB_STORE_DOWN, "a node that there is not");
+    is_int(xb_store_delete(&store, 1000000, "k", BUDGET), XB_STORE_DOWN,
+           "a node that there is not");
 }
 
 static void lies(void)
@@ -324,6 +325,8 @@ static void lies(void)
         "STORED\r\n",
         "HTTP/1.1 400 Bad Request\r\n\r\n",
     };
+    unsigned before;
+
     for (size_t i = 0; i < sizeof lie / sizeof *lie; i++) {
         script(ANSWER, lie[i]);
         ok(get(BUDGET) == XB_STORE_DOWN && store.peer[0].fd < 0, "a lie is DOWN, closed: %.12s",
@@ -333,6 +336,12 @@ static void lies(void)
     is_int(get(BUDGET), XB_STORE_DOWN, "closed within a value");
     script(THEN_CLOSE, "VALUE k 0 3\r\nabc\r\n");
     is_int(get(BUDGET), XB_STORE_DOWN, "closed without END");
+    script(ANSWER, "END\r\n");
+    get(BUDGET);
+    before = connections();
+    script(THEN_CLOSE, "VALUE k 0 3\r\n");
+    ok(get(BUDGET) == XB_STORE_DOWN && connections() == before,
+       "half an answer: no second try");
     script(FLOOD, "xxxx");
     is_int(get(BUDGET), XB_STORE_DOWN, "an endless line");
     script(ANSWER, "END\r\n");
@@ -425,6 +434,8 @@ static void reconnects(void)
     pthread_mutex_unlock(&server.lock);
     is_int(get(BUDGET), XB_STORE_ABSENT, "closed under our hands: answered all the same");
     is_int(connections() - before, 1, "over one new connection");
+    shutdown(store.peer[0].fd, SHUT_WR); /* what is sent now is a broken pipe */
+    is_int(get(BUDGET), XB_STORE_ABSENT, "a broken pipe: answered all the same, no signal");
 }
 
 static void gone(void)
@@ -441,7 +452,7 @@ static void gone(void)
     get(BUDGET);
     script(RESET, "");
     before = connections();
-    is_int(get(BUDGET), XB_STORE_DOWN, "reset, twice: DOWN, and no signal");
+    is_int(get(BUDGET), XB_STORE_DOWN, "reset, twice: DOWN");
     is_int(connections() - before, 1, "one new connection");
     script(ANSWER, "END\r\n");
     is_int(get(BUDGET), XB_STORE_ABSENT, "and well again");
@@ -467,6 +478,33 @@ static void names(void)
     xb_store_close(&other);
 }
 
+/* A name with two addresses: at the first one nobody listens. */
+static void second_address(void)
+{
+    xb_msm_nodes_t one = {.count = 1, .node = {{.host = "localhost"}}};
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    xb_store_t other;
+    size_t got, total;
+
+    xb_store_init(&other, &one);
+    other.peer[0].addrs = 2;
+    other.peer[0].by_name = 1;
+    close(listen_on_loopback(&one.node[0].port, 1));
+    a.sin_port = htons(one.node[0].port);
+    other.peer[0].addr[0].v4 = a;
+    a.sin_port = htons(server.port);
+    other.peer[0].addr[1].v4 = a;
+    is_int(xb_store_get(&other, 0, "k", NULL, 0, &got, &total, BUDGET), XB_STORE_ABSENT,
+           "the second address answers");
+    is_int(other.peer[0].at, 1, "and is the first to be tried from now on");
+    xb_store_close(&other);
+    other.peer[0].addr[1] = other.peer[0].addr[0];
+    is_int(xb_store_get(&other, 0, "k", NULL, 0, &got, &total, BUDGET), XB_STORE_DOWN,
+           "no address answers");
+    is_int(other.peer[0].addrs, 0, "the name is looked up again");
+    xb_store_close(&other);
+}
+
 static void against_script(void)
 {
     pthread_t thread;
@@ -487,6 +525,7 @@ static void against_script(void)
     reconnects();
     gone();
     names();
+    second_address();
     xb_store_close(&store);
     shutdown(server.listener, SHUT_RDWR);
     pthread_join(thread, NULL);
