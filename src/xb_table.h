@@ -48,7 +48,8 @@ typedef enum {
     XB_ENTER_UNKNOWN, /* no such session */
     XB_ENTER_GATE,    /* being moved: wait and call again; ref->home = where it was */
     XB_ENTER_UNCOUNTED /* no claim left or too many in flight: let it pass; voluntary moves of this
-                          session are barred for ten minutes; ref->home is valid, do not leave */
+                          session are barred for ten minutes; slot, home and epoch of ref are
+                          valid, do not leave */
 } xb_enter_t;
 
 /* `claims` = requests in flight at once per child, `children` = rows. Sizes for fresh and check. */
@@ -140,6 +141,7 @@ uint32_t xb_table_find(const xb_table_t *t, uint64_t tag);
  * still end. True: *token is ours. */
 bool xb_table_gate(xb_table_t *t, uint32_t slot, uint64_t seen, unsigned target, bool fence,
                    int64_t now_us, unsigned *token);
+/* Is it still ours? inflight: the requests that have yet to end, or NULL. */
 bool xb_table_token(const xb_table_t *t, uint32_t slot, unsigned token, unsigned *inflight);
 /* Fence a gate of ours later on. */
 bool xb_table_fence(xb_table_t *t, uint32_t slot, unsigned token);

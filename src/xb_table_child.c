@@ -181,15 +181,15 @@ xb_word_t xb_entry_stir(xb_entry_t *e)
 }
 
 /* The bar stands before the word moves: who still sees the old word cannot shut the gate. */
-static xb_enter_t pass_uncounted(xb_table_t *t, uint32_t slot, uint64_t tag, int64_t now_us,
-                                 xb_ref_t *ref)
+static xb_enter_t pass_uncounted(xb_table_t *t, unsigned child, uint32_t slot, uint64_t tag,
+                                 int64_t now_us, xb_ref_t *ref)
 {
     xb_entry_t *e = xb_table_entry(t, slot);
     xb_raise(&e->bar_until_us, now_us + UNCOUNTED_BAR_US);
     xb_word_t w = xb_entry_stir(e);
     if (w.state == XB_FREE || atomic_load(&xb_table_tags(t)[slot]) != tag)
         return XB_ENTER_UNKNOWN;
-    ref->home = (uint16_t)w.home;
+    *ref = (xb_ref_t){slot, UINT32_MAX, (uint16_t)child, (uint16_t)w.home, (uint16_t)w.epoch};
     return w.state == XB_STABLE ? XB_ENTER_UNCOUNTED : XB_ENTER_GATE;
 }
 
@@ -231,13 +231,14 @@ xb_enter_t xb_table_enter(xb_table_t *t, unsigned child, uint64_t tag, int64_t n
         xb_entry_t *e = xb_table_entry(t, slot);
         xb_word_t w;
         if (!xb_claim_take(t, child, slot, &claim))
-            return pass_uncounted(t, slot, tag, now_us, ref);
+            return pass_uncounted(t, child, slot, tag, now_us, ref);
         _Atomic uint64_t *own = &xb_table_row(t, child)->claim[claim];
         xb_enter_t in = count_in(e, &w);
         if (in != XB_ENTER_IN) {
             atomic_store(own, 0);
             ref->home = (uint16_t)w.home;
-            return in == XB_ENTER_UNCOUNTED ? pass_uncounted(t, slot, tag, now_us, ref) : in;
+            return in == XB_ENTER_UNCOUNTED ? pass_uncounted(t, child, slot, tag, now_us, ref)
+                                            : in;
         }
         if (atomic_load(&xb_table_tags(t)[slot]) != tag) { /* forgotten meanwhile */
             count_out(e, own, slot, w.epoch);

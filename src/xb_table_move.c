@@ -153,7 +153,8 @@ bool xb_table_gate(xb_table_t *t, uint32_t slot, uint64_t seen, unsigned target,
 bool xb_table_token(const xb_table_t *t, uint32_t slot, unsigned token, unsigned *inflight)
 {
     xb_word_t w = xb_entry_word(xb_table_entry(t, slot));
-    *inflight = w.inflight;
+    if (inflight)
+        *inflight = w.inflight;
     return holds(w, token);
 }
 
