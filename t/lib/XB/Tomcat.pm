@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-# One real Tomcat with MSM and the test application: started on free ports, looked into through JMX.
+# One real Tomcat with MSM and the test application: started on free ports, seen through JMX.
 #
-#   my $tc = XB::Tomcat->start($t, route => 'tomcat1', memcached => 'n1:127.0.0.1:11211,...', %opt);
-#   my @tc = XB::Tomcat->fleet($t, 3, %opt);      # tomcat1..3, started together, ready
-#   $tc->wait_ready                               # start returns at once, so that several start together
-#   $tc->route, $tc->port('http'|'https'|'ajp'), $tc->url('/app/read'), $tc->secret (AJP), $tc->pid, $tc->rss_kb
-#   $tc->session_ids($context)                    # MSM's own list of sessions in this JVM's memory, stale ones too
-#   $tc->expire($id, $context)                    # MSM's expireSession: what logout or age would do, here only
-#   $tc->jmx(%query)                              # any other question to Tomcat's JMXProxyServlet
-#   $tc->stop, $tc->kill, $tc->pause, $tc->cont   # SIGTERM, SIGKILL, SIGSTOP, SIGCONT
-#   $tc->restart                                  # stopped if alive; same ports, same route, empty memory
-#   $tc->severe                                   # SEVERE lines and stack traces of its log
+#   my @tc = XB::Tomcat->fleet($t, 3, %opt);     # tomcat1 to tomcat3, started together, ready
+#   my $tc = XB::Tomcat->start($t, route => 'tomcat1', memcached => 'n1:127.0.0.1:11211', %opt);
+#   $tc->wait_ready                # start returns at once, so that several start together
+#   $tc->route, $tc->port('http'|'https'|'ajp'), $tc->url('/app/read'), $tc->secret (AJP)
+#   $tc->session_ids($context)     # MSM's list of sessions in this JVM's memory, stale ones too
+#   $tc->expire($id, $context)     # MSM's expireSession: what logout or age would do, here only
+#   $tc->jmx(%query)               # any other question to Tomcat's JMXProxyServlet
+#   $tc->stop, $tc->kill, $tc->pause, $tc->cont  # SIGTERM, SIGKILL, SIGSTOP, SIGCONT
+#   $tc->restart                   # stopped if alive; same ports, same route, empty memory
+#   $tc->severe                    # SEVERE lines and stack traces of its log; $tc->log_text
+#   $tc->proc (XB::Process), $tc->pid, $tc->rss_kb
 #
-# Options of start: sticky (1), serializer (java|kryo), contexts (['/', '/xnat']), connectors (['http']; ajp, https),
-# async (1), delay (Context's backgroundProcessorDelay, 1), max_inactive (seconds), ignore (requestUriIgnorePattern),
-# failover, lock_mode, prefix (storageKeyPrefix), backup_timeout (ms), threads, permits, mbps, jvm (more options).
+# Options of start: sticky (1), serializer (java|kryo), contexts (['/', '/xnat']), connectors
+# (['http']; ajp, https), async (1), delay (Context's backgroundProcessorDelay, 1), max_inactive
+# (seconds), ignore (requestUriIgnorePattern), failover, lock_mode, prefix (storageKeyPrefix),
+# backup_timeout (ms), threads, permits and mbps (see Node.java), jvm (JVM options).
 package XB::Tomcat;
 use v5.36;
 use Cwd ();
@@ -35,11 +37,11 @@ my %TRANSCODER = (
 );
 # Kryo reads private fields of JDK classes; Java 17 must be told to let it.
 my @OPENS = map { "--add-opens=java.base/$_=ALL-UNNAMED" }
-    qw(java.lang java.lang.reflect java.util java.util.concurrent java.net java.text sun.util.calendar);
+    qw(java.lang java.lang.reflect java.util java.util.concurrent java.net java.text);
 
 # ---- start
 
-# What all Tomcats share, made by t/tomcat/build once; a test that needs it does not care who ran first.
+# What all Tomcats share, made once; a test that needs it does not care who runs first.
 sub build ($class)
 {
     state $done = system("$ROOT/t/tomcat/build") == 0 || die "t/tomcat/build failed\n";
@@ -50,9 +52,9 @@ sub start ($class, $t, %opt)
 {
     $class->build if !$opt{archive};
     my $self = bless {
-        t => $t, route => 'tomcat1', sticky => 1, serializer => 'java', contexts => ['/', '/xnat'],
-        connectors => ['http'], async => 1, delay => 1, ignore => '.*\.(png|gif|jpg|css|js|ico)$',
-        threads => 200, jvm => [], %opt,
+        t => $t, route => 'tomcat1', sticky => 1, async => 1, serializer => 'java',
+        contexts => ['/', '/xnat'], connectors => ['http'], delay => 1, threads => 200,
+        ignore => '.*\.(png|gif|jpg|css|js|ico)$', jvm => [], %opt,
     }, $class;
     $self->{port} = {map { $_ => $t->port("$self->{route}_$_") } @{$self->{connectors}}};
     $self->{base} = $t->mkdir($self->{route});
@@ -61,18 +63,20 @@ sub start ($class, $t, %opt)
     return $self->_spawn;
 }
 
-# Called by t/tomcat/build: lets a Tomcat start and end once, and keeps the classes that it loaded as an archive,
-# which takes a third off each later start.
+# Called by t/tomcat/build: starts and ends a Tomcat, keeps the classes that it loaded
+# as an archive, which takes a third off each later start.
 sub train ($class)
 {
     my $t = XB::Test->new;
     my $archive = $t->mkdir('archive') . '/classes.jsa';
-    my $tc = $class->start($t, memcached => 'n1:127.0.0.1:' . $t->port, serializer => 'kryo', archive => $archive);
+    my $nobody = 'n1:127.0.0.1:' . $t->port;
+    my $tc = $class->start($t, memcached => $nobody, serializer => 'kryo', archive => $archive);
     $tc->wait_ready;
     HTTP::Tiny->new->get($tc->url($_)) for '/', '/xnat/', '/app/read';
     $tc->session_ids;
     $tc->stop;
-    File::Copy::copy($archive, "$HOME/classes.jsa") or die "no archive of classes: $!\n" . $tc->log_text;
+    File::Copy::copy($archive, "$HOME/classes.jsa")
+        or die "no archive of classes: $!\n" . $tc->log_text;
     $t->finish;
     return;
 }
@@ -93,19 +97,23 @@ sub _spawn ($self)
 sub _command ($self)
 {
     my %define = (
-        'catalina.base' => $self->{base}, 'catalina.home' => $self->{base}, 'java.io.tmpdir' => "$self->{base}/temp",
-        'java.security.egd' => 'file:/dev/./urandom', 'java.awt.headless' => 'true',
+        'catalina.base' => $self->{base}, 'catalina.home' => $self->{base},
+        'java.io.tmpdir' => "$self->{base}/temp", 'java.awt.headless' => 'true',
+        'java.security.egd' => 'file:/dev/./urandom', 'xb.route' => $self->{route},
         'java.util.logging.SimpleFormatter.format' => '%1$tT.%1$tL %4$s %3$s %5$s%6$s%n',
-        'xb.route' => $self->{route},
-        map({ defined $self->{$_} ? ("xb.$_" => $self->{$_}) : () } qw(max_inactive permits mbps)),
     );
+    for my $name (grep { defined $self->{$_} } qw(max_inactive permits mbps)) {
+        $define{"xb.$name"} = $self->{$name};
+    }
     return (
-        # A small JVM that is there soon: no optimising compiler, no parallel collector, classes from an archive.
-        qw(java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xmx300m -Xss512k -XX:-UsePerfData -Xlog:disable),
-        $self->{archive} ? "-XX:ArchiveClassesAtExit=$self->{archive}" : "-XX:SharedArchiveFile=$HOME/classes.jsa",
+        # A small JVM that is there soon: no optimising compiler, no parallel collector.
+        qw(java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xmx300m -Xss512k -XX:-UsePerfData),
+        '-Xlog:disable', $self->{archive} ? "-XX:ArchiveClassesAtExit=$self->{archive}"
+                                          : "-XX:SharedArchiveFile=$HOME/classes.jsa",
         map({ "-D$_=$define{$_}" } sort keys %define),
         $self->{serializer} eq 'kryo' ? @OPENS : (), @{$self->{jvm}},
-        '-cp', join(':', sort glob "$HOME/lib/*.jar"), 'org.apache.catalina.startup.Bootstrap', 'start',
+        '-cp', join(':', sort glob "$HOME/lib/*.jar"),
+        'org.apache.catalina.startup.Bootstrap', 'start',
     );
 }
 
@@ -116,15 +124,21 @@ sub _write_conf ($self)
     my ($t, $conf) = ($self->{t}, "$self->{route}/conf");
     # All jars are on the class path: only classes from there come out of the archive.
     $t->write("$conf/catalina.properties", "common.loader=\nserver.loader=\nshared.loader=\n");
-    $t->write("$conf/tomcat-users.xml",
-              qq{<tomcat-users><user username="jmx" password="pw-jmx" roles="manager-jmx"/></tomcat-users>\n});
+    $t->write("$conf/tomcat-users.xml", <<~'END');
+        <tomcat-users>
+            <user username="jmx" password="pw-jmx" roles="manager-jmx"/>
+        </tomcat-users>
+        END
     $t->write("$conf/web.xml", <<~'END');
         <web-app xmlns="http://xmlns.jcp.org/xml/ns/javaee" version="4.0">
             <servlet>
                 <servlet-name>default</servlet-name>
                 <servlet-class>org.apache.catalina.servlets.DefaultServlet</servlet-class>
             </servlet>
-            <servlet-mapping><servlet-name>default</servlet-name><url-pattern>/</url-pattern></servlet-mapping>
+            <servlet-mapping>
+                <servlet-name>default</servlet-name>
+                <url-pattern>/</url-pattern>
+            </servlet-mapping>
         </web-app>
         END
     $t->write("$conf/server.xml", $self->server_xml);
@@ -161,19 +175,25 @@ sub _connector ($self, $kind)
         ajp => qq{protocol="AJP/1.3" secretRequired="true" secret="$AJP_SECRET"},
         https => 'protocol="HTTP/1.1" SSLEnabled="true" scheme="https" secure="true"',
     );
-    my $start = qq{<Connector port="$self->{port}{$kind}" address="127.0.0.1" maxThreads="$self->{threads}" }
-        . qq{minSpareThreads="4" $more{$kind}};
+    my $start = qq{<Connector port="$self->{port}{$kind}" address="127.0.0.1" }
+        . qq{maxThreads="$self->{threads}" minSpareThreads="4" $more{$kind}};
     return "$start/>" if $kind ne 'https';
     my ($key, $cert) = $self->_certificate;
-    return "$start><SSLHostConfig><Certificate certificateKeyFile=\"$key\" certificateFile=\"$cert\"/></SSLHostConfig>"
-        . '</Connector>';
+    return <<~END;
+        $start>
+            <SSLHostConfig>
+                <Certificate certificateKeyFile="$key" certificateFile="$cert"/>
+            </SSLHostConfig>
+        </Connector>
+        END
 }
 
 sub _certificate ($self)
 {
     my ($key, $cert) = map { "$self->{base}/conf/$_.pem" } qw(key cert);
-    system("openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=127.0.0.1 -keyout $key -out $cert"
-           . ' >/dev/null 2>&1') == 0 or die "openssl req failed\n";
+    my $made = `openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=127.0.0.1 \\
+        -keyout '$key' -out '$cert' 2>&1`;
+    die "openssl req: $made" if $?;
     chmod 0644, $key;
     return $key, $cert;
 }
@@ -181,13 +201,19 @@ sub _certificate ($self)
 sub _context ($self, $path)
 {
     my %manager = (
-        className => 'de.javakaffee.web.msm.MemcachedBackupSessionManager', memcachedNodes => $self->{memcached},
-        sticky => $self->{sticky} ? 'true' : 'false', sessionBackupAsync => $self->{async} ? 'true' : 'false',
-        requestUriIgnorePattern => $self->{ignore}, transcoderFactoryClass => $TRANSCODER{$self->{serializer}},
-        failoverNodes => $self->{failover}, lockingMode => $self->{lock_mode}, storageKeyPrefix => $self->{prefix},
+        className => 'de.javakaffee.web.msm.MemcachedBackupSessionManager',
+        memcachedNodes => $self->{memcached},
+        sticky => $self->{sticky} ? 'true' : 'false',
+        sessionBackupAsync => $self->{async} ? 'true' : 'false',
+        requestUriIgnorePattern => $self->{ignore},
+        transcoderFactoryClass => $TRANSCODER{$self->{serializer}},
+        failoverNodes => $self->{failover},
+        lockingMode => $self->{lock_mode},
+        storageKeyPrefix => $self->{prefix},
         sessionBackupTimeout => $self->{backup_timeout},
     );
-    my $manager = join ' ', map { qq{$_="$manager{$_}"} } grep { defined $manager{$_} } sort keys %manager;
+    my @set = grep { defined $manager{$_} } sort keys %manager;
+    my $manager = join ' ', map { qq{$_="$manager{$_}"} } @set;
     $path =~ s{^/$}{};
     return <<~END;
         <Context path="$path" docBase="$HOME/app" backgroundProcessorDelay="$self->{delay}">
@@ -203,8 +229,10 @@ sub wait_ready ($self)
 {
     my $http = HTTP::Tiny->new(timeout => 5);
     eval {
-        wait_for { $self->{proc}->alive || die "it ended\n"; $http->head($self->url('/style.css'))->{success} }
-            30, "$self->{route} to start";
+        wait_for {
+            $self->{proc}->alive || die "it ended\n";
+            $http->head($self->url('/style.css'))->{success};
+        } 30, "$self->{route} to start";
     } or die "$self->{route}: $@" . $self->log_text;
     return $self;
 }
@@ -240,15 +268,16 @@ sub severe ($self) { return grep { /^\S+ SEVERE|^\s+at \S+\(/ } split /\n/, $sel
 sub jmx ($self, %query)
 {
     my $http = HTTP::Tiny->new(timeout => 10, default_headers => {Authorization => $JMX});
-    my $answer = $http->get($self->url('/manager/jmxproxy?' . $http->www_form_urlencode(\%query)));
-    $answer->{success} && $answer->{content} =~ /^OK/ or die "$self->{route}: jmxproxy: $answer->{content}\n";
-    return $answer->{content};
+    my $query = $http->www_form_urlencode(\%query);
+    my $answer = $http->get($self->url("/manager/jmxproxy?$query"));
+    return $answer->{content} if $answer->{success} && $answer->{content} =~ /^OK/;
+    die "$self->{route}: jmxproxy: $answer->{content}\n";
 }
 
 sub _manager ($self, $context, $op, @values)
 {
-    return $self->jmx(invoke => "Catalina:type=Manager,host=localhost,context=$context", op => $op,
-                      @values ? (ps => join ',', @values) : ());
+    return $self->jmx(invoke => "Catalina:type=Manager,host=localhost,context=$context",
+                      op => $op, @values ? (ps => join ',', @values) : ());
 }
 
 sub session_ids ($self, $context = '/')
@@ -257,6 +286,9 @@ sub session_ids ($self, $context = '/')
     return sort split ' ', $text =~ s/^OK[^\n]*\n//r;
 }
 
-sub expire ($self, $id, $context = '/') { return $self->_manager($context, 'expireSession', $id) }
+sub expire ($self, $id, $context = '/')
+{
+    return $self->_manager($context, 'expireSession', $id);
+}
 
 1;

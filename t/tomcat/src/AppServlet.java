@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a logged-in user clicks: /app/whoami, count, write, read, size, slow, image, rotate and logout. */
+/* What a logged-in user clicks: /app/whoami, count, write, read, size, slow, image, logout. */
 
 import java.io.IOException;
 import java.util.Collections;
@@ -20,7 +20,8 @@ public class AppServlet extends HttpServlet {
     private static final Object CHANGE = new Object();
 
     @Override
-    protected void service(HttpServletRequest request, HttpServletResponse response) throws IOException {
+    protected void service(HttpServletRequest request, HttpServletResponse response)
+        throws IOException {
         HttpSession session = request.getSession(true);
         switch (String.valueOf(request.getPathInfo())) {
         case "/whoami":
@@ -36,7 +37,8 @@ public class AppServlet extends HttpServlet {
             Node.answer(request, response, "k", request.getParameter("k"));
             break;
         case "/read":
-            Node.answer(request, response, "keys", keys(session), "count", session.getAttribute("count"));
+            Node.answer(request, response, "keys", keys(session),
+                "count", session.getAttribute("count"));
             break;
         case "/size":
             size(session, (int) Node.number(request, "kb", 0));
@@ -72,7 +74,7 @@ public class AppServlet extends HttpServlet {
         }
     }
 
-    /** One attribute for each key; with in=map all keys in one ConcurrentHashMap, which XNAT's sessions hold too. */
+    /** One attribute for each key; with in=map all in one ConcurrentHashMap, as in XNAT. */
     static void write(HttpSession session, String key, String in) {
         if (!MAP.equals(in)) {
             session.setAttribute(WRITE + key, key);
@@ -88,7 +90,8 @@ public class AppServlet extends HttpServlet {
     @SuppressWarnings("unchecked")
     private static ConcurrentHashMap<String, String> map(HttpSession session) {
         Object map = session.getAttribute(MAP);
-        return map == null ? new ConcurrentHashMap<>() : (ConcurrentHashMap<String, String>) map;
+        return map == null ? new ConcurrentHashMap<>()
+            : (ConcurrentHashMap<String, String>) map;
     }
 
     private static TreeSet<String> keys(HttpSession session) {
@@ -105,7 +108,8 @@ public class AppServlet extends HttpServlet {
         session.setAttribute("ballast", ballast);
     }
 
-    private static void slow(HttpServletRequest request, HttpSession session) throws IOException {
+    private static void slow(HttpServletRequest request, HttpSession session)
+        throws IOException {
         String key = request.getParameter("write");
         boolean end = "end".equals(request.getParameter("at"));
         if (key != null && !end)
@@ -119,7 +123,8 @@ public class AppServlet extends HttpServlet {
             write(session, key, request.getParameter("in"));
     }
 
-    private static void image(HttpServletRequest request, HttpServletResponse response) throws IOException {
+    private static void image(HttpServletRequest request, HttpServletResponse response)
+        throws IOException {
         byte[] image = new byte[(int) Node.number(request, "n", 20_000)];
         new Random(Node.number(request, "i", 0)).nextBytes(image);
         Node.work(Node.number(request, "ms", 10) * 1000);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* XNAT's REST side: /data/JSESSION, uploads to /data/services/import, downloads from /data/bytes. */
+/* XNAT's REST side: /data/JSESSION, uploads to /data/services/import, /data/bytes downloads. */
 
 import java.io.IOException;
 import java.io.InputStream;
@@ -17,7 +17,8 @@ public class DataServlet extends HttpServlet {
     private static final int CHUNK = 64 * 1024;
 
     @Override
-    protected void service(HttpServletRequest request, HttpServletResponse response) throws IOException {
+    protected void service(HttpServletRequest request, HttpServletResponse response)
+        throws IOException {
         switch (String.valueOf(request.getPathInfo())) {
         case "/JSESSION":
             response.setContentType("text/plain");
@@ -34,7 +35,8 @@ public class DataServlet extends HttpServlet {
         }
     }
 
-    private static void upload(HttpServletRequest request, HttpServletResponse response) throws IOException {
+    private static void upload(HttpServletRequest request, HttpServletResponse response)
+        throws IOException {
         MessageDigest sha;
         try {
             sha = MessageDigest.getInstance("SHA-256");
@@ -48,14 +50,17 @@ public class DataServlet extends HttpServlet {
             sha.update(chunk, 0, n);
             Node.transfer(n);
         }
-        /* The query is parsed from the URL alone: a raw body is not a form. */
-        if (request.getParameter("write") != null)
-            AppServlet.write(request.getSession(true), request.getParameter("write"), request.getParameter("in"));
-        Node.answer(request, response, "bytes", bytes, "sha256", HexFormat.of().formatHex(sha.digest()));
+        /* Only now: before the body is read, one of form type would be taken for parameters. */
+        String key = request.getParameter("write");
+        if (key != null)
+            AppServlet.write(request.getSession(true), key, request.getParameter("in"));
+        Node.answer(request, response, "bytes", bytes,
+            "sha256", HexFormat.of().formatHex(sha.digest()));
     }
 
     /** n bytes, spread over ms milliseconds; chunked=1 leaves out Content-Length. */
-    private static void download(HttpServletRequest request, HttpServletResponse response) throws IOException {
+    private static void download(HttpServletRequest request, HttpServletResponse response)
+        throws IOException {
         long left = Node.number(request, "n", 0);
         long pause = Node.number(request, "ms", 0) * CHUNK / Math.max(left, CHUNK);
         if (request.getParameter("chunked") == null)

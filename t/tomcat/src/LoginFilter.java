@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who is asking: the user lives in the session, as with XNAT's Spring Security, and every path looks there first. */
+/* Who asks: the user lives in the session, as in Spring Security, and all paths look there. */
 
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
@@ -15,8 +15,8 @@ import javax.servlet.http.HttpSession;
 @WebFilter("/*")
 public class LoginFilter extends HttpFilter {
     @Override
-    protected void doFilter(HttpServletRequest request, HttpServletResponse response, FilterChain chain)
-        throws IOException, ServletException {
+    protected void doFilter(HttpServletRequest request, HttpServletResponse response,
+        FilterChain chain) throws IOException, ServletException {
         HttpSession session = request.getSession(false);
         Object user = session == null ? null : session.getAttribute(Node.USER);
         if (user == null)
@@ -44,7 +44,7 @@ public class LoginFilter extends HttpFilter {
         return parts.length == 2 && login(request, parts[0], parts[1]) ? parts[0] : null;
     }
 
-    /** Any user may enter whose password is "pw-" and the name. A session from before the login gets a new id. */
+    /** The password is "pw-" and the user's name. A session from before gets a new id. */
     static boolean login(HttpServletRequest request, String user, String password) {
         if (user == null || !("pw-" + user).equals(password))
             return false;

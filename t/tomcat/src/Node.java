@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What one Tomcat is to the tests: its route, how much it can do at once, and the form of its answers. */
+/* What a Tomcat is to the tests: its route, how much it can do at once, the form of answers. */
 
 import java.io.IOException;
 import java.util.Collection;
-import java.util.Map;
 import java.util.concurrent.Semaphore;
 import java.util.stream.Collectors;
 import javax.servlet.http.HttpServletRequest;
@@ -14,14 +13,14 @@ final class Node {
     static final String ROUTE = System.getProperty("xb.route", "none");
     static final String USER = "user";
     private static final long MBYTES_PER_S = Long.getLong("xb.mbps", 0);
-    /* One for the whole JVM: each context loads this class anew, so it hangs where all of them see it. */
+    /* One for the whole JVM: each context loads this class anew, so it is kept outside. */
     private static final Semaphore PERMITS = (Semaphore) System.getProperties().computeIfAbsent(
         "xb.semaphore", k -> new Semaphore(Integer.getInteger("xb.permits", 100_000), true));
 
     private Node() {
     }
 
-    /** Occupies one of the node's permits, queueing fairly for it: what more than all permits ask for takes longer. */
+    /** Occupies one of the node's permits, after a fair wait: a full node is a slow one. */
     static void work(long us) throws IOException {
         if (us <= 0)
             return;
@@ -37,7 +36,7 @@ final class Node {
         }
     }
 
-    /** The work of moving bytes: none unless xb.mbps (megabytes per second that one permit can move) is set. */
+    /** The work of moving bytes: none unless xb.mbps (MB per second and permit) is set. */
     static void transfer(long bytes) throws IOException {
         if (MBYTES_PER_S > 0)
             work(bytes / MBYTES_PER_S);
@@ -48,12 +47,14 @@ final class Node {
         return text == null ? otherwise : Long.parseLong(text);
     }
 
-    /** Every answer names node, user and session, so that a test sees an answer that was meant for somebody else. */
-    static void answer(HttpServletRequest request, HttpServletResponse response, Object... pairs) throws IOException {
+    /** Every answer names node, user and session: a test sees one meant for somebody else. */
+    static void answer(HttpServletRequest request, HttpServletResponse response,
+        Object... pairs) throws IOException {
         HttpSession session = request.getSession(false);
         StringBuilder out = new StringBuilder("{\"node\":").append(json(ROUTE));
-        out.append(",\"user\":").append(json(session == null ? null : session.getAttribute(USER)));
-        out.append(",\"id\":").append(json(session == null ? null : session.getId()));
+        Object user = session == null ? null : session.getAttribute(USER);
+        String id = session == null ? null : session.getId();
+        out.append(",\"user\":").append(json(user)).append(",\"id\":").append(json(id));
         for (int i = 0; i < pairs.length; i += 2)
             out.append(',').append(json(pairs[i])).append(':').append(json(pairs[i + 1]));
         response.setContentType("application/json");
@@ -66,13 +67,14 @@ final class Node {
         if (value == null || value instanceof Number || value instanceof Boolean)
             return String.valueOf(value);
         if (value instanceof Collection)
-            return ((Collection<?>) value).stream().map(Node::json).collect(Collectors.joining(",", "[", "]"));
-        if (value instanceof Map)
-            return ((Map<?, ?>) value).entrySet().stream().map(e -> json(e.getKey()) + ":" + json(e.getValue()))
-                .collect(Collectors.joining(",", "{", "}"));
+            return ((Collection<?>) value).stream().map(Node::json)
+                .collect(Collectors.joining(",", "[", "]"));
         StringBuilder out = new StringBuilder("\"");
         for (char c : value.toString().toCharArray())
-            out.append(c < ' ' || c == '"' || c == '\\' ? String.format("\\u%04x", (int) c) : c);
+            if (c < ' ' || c == '"' || c == '\\')
+                out.append(String.format("\\u%04x", (int) c));
+            else
+                out.append(c);
         return out.append('"').toString();
     }
 }
