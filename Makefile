@@ -51,6 +51,7 @@ help:
 	@echo 'make check      get what is needed, build, run every test'
 	@echo 'make unit       C unit tests (ASan+UBSan, or TSan where the name says so)'
 	@echo 'make fuzz-replay / fuzz   replay the corpora / fuzz each parser for FUZZ_SECONDS'
+	@echo 'make tomcat     the real Tomcat of the tests, into $(B)/tomcat'
 	@echo 'make model      check the model of the protocol with Spin'
 	@echo 'make asan       the module with ASan+UBSan, for XB_ASAN=1 prove ...'
 	@echo 'make clean      remove $(B)/'
@@ -94,10 +95,13 @@ uninstall: | have-apxs
 
 check:
 	scripts/deps check
-	+$(MAKE) all tests
+	+$(MAKE) all tests tomcat
 	$(PROVE) -j$(JOBS) -It/lib t/*.t $(sort $(unit_bin) $(replay))
 
 tests: $(unit_bin) $(replay)
+
+tomcat:
+	t/tomcat/build
 
 unit: $(unit_bin)
 	$(PROVE) -j$(JOBS) $^
@@ -160,5 +164,5 @@ clean:
 -include $(wildcard $(B)/*/*/*.d $(B)/*/*.d)
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all help asan install uninstall check tests unit fuzz-replay fuzz model clean \
+.PHONY: all help asan install uninstall check tests tomcat unit fuzz-replay fuzz model clean \
     have-cc have-apxs have-clang have-spin
