@@ -109,11 +109,12 @@ unit: $(unit_bin)
 fuzz-replay: $(replay)
 	$(PROVE) -j$(JOBS) $^
 
-$(B)/unit/%_tsan_test: t/unit/%_tsan_test.c $(call core_obj,tsan)
+# Static patterns: of two implicit rules make would take whichever has its objects already.
+$(filter %_tsan_test,$(unit_bin)): $(B)/unit/%: t/unit/%.c $(call core_obj,tsan)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(SAN_tsan) $(CORE) -It/unit -MF $@.d -o $@ $(filter %.c %.o,$^) $(LIBS)
 
-$(B)/unit/%_test: t/unit/%_test.c $(call core_obj,asan)
+$(filter-out %_tsan_test,$(unit_bin)): $(B)/unit/%: t/unit/%.c $(call core_obj,asan)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(SAN_asan) $(CORE) -It/unit -MF $@.d -o $@ $(filter %.c %.o,$^) $(LIBS)
 
