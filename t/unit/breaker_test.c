@@ -24,10 +24,12 @@ static void opens_and_closes(void)
     xb_breaker_result(&b, false, t + S / 2);
     ok(!xb_breaker_allow(&b, t + S - 1), "open for a second");
     ok(!xb_breaker_is_open(&b, t + S), "and not longer for a call that failed with the first");
+    ok(!xb_breaker_is_closed(&b), "though it is not closed yet");
     ok(xb_breaker_allow(&b, t + S), "then one may try");
     ok(!xb_breaker_allow(&b, t + S) && xb_breaker_is_open(&b, t + S), "only one");
     xb_breaker_result(&b, true, t + S);
     ok(xb_breaker_allow(&b, t + S) && xb_breaker_allow(&b, t + S), "its success closes it");
+    ok(xb_breaker_is_closed(&b), "it is closed");
     xb_breaker_result(&b, false, t + S);
     ok(xb_breaker_allow(&b, t + 2 * S), "a success also makes the period short again");
 }
