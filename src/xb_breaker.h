@@ -19,8 +19,9 @@ bool xb_breaker_allow(xb_breaker_t *b, int64_t now_us);
 void xb_breaker_result(xb_breaker_t *b, bool ok, int64_t now_us);
 
 /* True while xb_breaker_allow would refuse; changes nothing. */
+bool xb_breaker_is_open(const xb_breaker_t *b, int64_t now_us);
+
 /* Closed: the last call went well, nothing needs to be tried first. */
 bool xb_breaker_is_closed(const xb_breaker_t *b);
-bool xb_breaker_is_open(const xb_breaker_t *b, int64_t now_us);
 
 #endif
