@@ -23,6 +23,12 @@ typedef struct {
     uint64_t sessions[XB_MEMBERS_MAX], active[XB_MEMBERS_MAX];
 } collect_t;
 
+/* What happened after the snapshot's time was taken is as old as nothing. */
+static uint64_t since(int64_t now, int64_t then)
+{
+    return now > then ? (uint64_t)(now - then) : 0;
+}
+
 static void count_session(collect_t *c, const xb_view_t *v)
 {
     uint64_t *state = c->report->session;
@@ -273,7 +279,7 @@ static bool read_move(collect_t *c, uint64_t n, xb_report_move_t *out)
     if (slot->seq != n + 1 || m.reason >= XB_MOVE_REASONS || m.refusal > XB_REFUSALS) {
         return false;
     }
-    out->age_s = (uint64_t)((c->now_us - m.at_us) / APR_USEC_PER_SEC);
+    out->age_s = since(c->now_us, m.at_us) / APR_USEC_PER_SEC;
     out->session = apr_pstrdup(c->p, xnat_digest(m.digest, digest));
     out->from = route_text(c->p, m.from);
     out->to = route_text(c->p, m.to);
@@ -297,12 +303,12 @@ static void recent_moves(collect_t *c)
 
 static void mover(collect_t *c)
 {
-    const uint64_t mask = (UINT64_C(1) << 48) - 1;
     uint64_t lease = xnat_shm->lease;
     if (lease) {
         unsigned child = (unsigned)(lease >> 48) - 1;
         c->report->mover_running = xb_table_child_pid(xnat_table, child) != 0;
-        c->report->mover_heartbeat_ms = ((uint64_t)c->now_us / 1000 - lease) & mask;
+        c->report->mover_heartbeat_ms =
+            since(c->now_us / 1000, (int64_t)(lease & UINT64_C(0xffffffffffff)));
     }
     c->report->mover_busy = xnat_shm->movers_busy;
 }

@@ -7,7 +7,7 @@ use XB::Test;
 use JSON::PP;
 
 my $t = XB::Test->new;
-my %be = map { $_ => $t->backend($_) } qw(n1 n2 n3);
+my %be = map { $_ => $t->backend($_, node => 'm1') } qw(n1 n2 n3);
 my $mc = $t->memcached;
 my $port2 = $t->port('second');
 my $evil = q{</td><script>alert('&amp;')</script>};
@@ -22,6 +22,13 @@ BalancerMember @{[ $be{n3}->url ]} route=n3
 ProxySet lbmethod=xnat stickysession=JSESSIONID|jsessionid
 XnatBalanceMoveThreshold 0.35
 XnatBalanceRequestCost 512K
+</Proxy>
+<Proxy "balancer://moving">
+BalancerMember @{[ $be{n1}->url ]} route=n1
+BalancerMember @{[ $be{n2}->url ]} route=n2
+BalancerMember @{[ $be{n3}->url ]} route=n3
+ProxySet lbmethod=xnat stickysession=JSESSIONID|jsessionid
+XnatBalanceMove Drain
 </Proxy>
 <Proxy "balancer://evil">
 BalancerMember "http://127.0.0.1:9/a<b>\\"'&c" "route=$evil"
@@ -38,6 +45,7 @@ ProxyPass "/status" "!"
 ProxyPass "/server-status" "!"
 ProxyPass "/balancer-manager" "!"
 ProxyPass "/evil" "balancer://evil"
+ProxyPass "/moving" "balancer://moving"
 ProxyPass "/" "balancer://app/"
 Listen 127.0.0.1:$port2
 <VirtualHost 127.0.0.1:$port2>
@@ -87,7 +95,8 @@ sub html_fault ($html)
 {
     my @open;
     $html =~ s/\A<!DOCTYPE html>// or return 'no doctype';
-    while ($html =~ m{\G(?:[^<>&]|&(?:amp|lt|gt|quot|\#39);)*(?:<(/?)(\w+)(?:\s[\w-]+="[^"<>]*")*(/?)>|\z)}gc) {
+    my $text = qr/(?:[^<>&]|&(?:amp|lt|gt|quot|\#39);)*/;
+    while ($html =~ m{\G$text(?:<(/?)(\w+)(?:\s[\w-]+="[^"<>]*")*(/?)>|\z)}gc) {
         last if !defined $2;
         return "script" if $2 eq 'script';
         if (!$1) { push @open, $2 if !$3 }
@@ -110,13 +119,16 @@ sub parse_prometheus ($text)
             next;
         }
         my $label = qr/[a-z_]+="(?:[^"\\]|\\[\\"n])*"/;
-        /^([a-z_]+)(?:\{($label(?:,$label)*)\})? (-?\d+(?:\.\d+)?|[-+]Inf|NaN)$/ or die "line: $_\n";
+        /^([a-z_]+)(?:\{($label(?:,$label)*)\})? (-?\d+(?:\.\d+)?|[-+]Inf|NaN)$/
+            or die "line: $_\n";
         die "$1 stands apart: $_\n" if $1 ne $current;
         die "twice: $_\n" if defined $sample{$1}{$2 // ''};
         $sample{$1}{$2 // ''} = $3;
     }
     return \%sample;
 }
+
+sub prometheus { return parse_prometheus(status('prometheus')->{body}) }
 
 subtest 'forms and methods' => sub {
     my $html = status();
@@ -135,7 +147,7 @@ subtest 'forms and methods' => sub {
         is($c->header($_, 'Cache-Control'), 'no-store', 'not to be stored');
         is($c->header($_, 'X-Content-Type-Options'), 'nosniff', 'nor guessed at');
     }
-    is($c->get('/status?x=y&format=json')->{body} =~ /^\{/, 1, 'another parameter does no harm');
+    like($c->get('/status?x=y&format=json')->{body}, qr/^\{/, 'another parameter does no harm');
     is(status($_)->{status}, 400, "format=$_ is refused") for qw(xml JSON json2);
     is($c->get("/status?$_")->{status}, 400, "?$_ too") for qw(format= format);
     my $head = $c->head('/status?format=json');
@@ -181,7 +193,7 @@ subtest 'hostile names' => sub {
         unlike($body, qr/<script>/, "no script in '$form'") if $form ne 'prometheus';
         unlike($body, qr/hunter2/, "no password of a member in '$form'");
     }
-    my $p = parse_prometheus(status('prometheus')->{body});
+    my $p = prometheus();
     my @evil = grep { /route="a\\"b\\\\c"/ } keys %{$p->{xnat_balance_member_busy}};
     is(scalar @evil, 1, 'Prometheus has it escaped');
 };
@@ -202,13 +214,14 @@ sub traffic (@r)
 
 subtest 'figures are those of the traffic' => sub {
     traffic($c->many([ map { { path => '/login', user => $_ } } @users ], parallel => 5));
-    traffic($c->many([ map { { path => '/bytes?n=40000', user => $_ } } @users, @users ], parallel => 5));
-    traffic($c->many([ map { { path => '/upload', method => 'POST', size => 30_000, user => $_ } }
-                       @users ], parallel => 5));
+    traffic($c->many([ map { { path => '/bytes?n=40000', user => $_ } } @users, @users ],
+                     parallel => 5));
+    my %upload = (path => '/upload', method => 'POST', size => 30_000);
+    traffic($c->many([ map { { %upload, user => $_ } } @users ], parallel => 5));
     $up += 30_000 * @users;
 
     my ($f, %m);
-    wait_for { %m = members($f = figures()); sum(busy => values %m) == 0 } 5, 'all requests to end';
+    wait_for { %m = members($f = figures()); !sum(busy => values %m) } 5, 'all requests to end';
     is(sum(requests => values %m), $requests, "$requests requests");
     is(sum(elected => values %m), @users, 'one election per user');
     is(sum(bytes_in => values %m), $up, "$up bytes in");
@@ -238,12 +251,12 @@ subtest 'figures are those of the traffic' => sub {
 };
 
 subtest 'the forms agree' => sub {
-    my ($f, $p, $html) = (figures(), parse_prometheus(status('prometheus')->{body}), status()->{body});
+    my ($f, $p, $html) = (figures(), prometheus(), status()->{body});
     my %m = members($f);
     for my $key (qw(requests elected bytes_in bytes_out)) {
         my $metric = $p->{"xnat_balance_member_${key}_total"};
         for my $route (sort keys %m) {
-            my ($label) = grep { /^vhost="127.*balancer="balancer:\/\/app",route="$route"/ } keys %$metric;
+            my ($label) = grep { /^vhost="127.*:\/\/app",route="$route"/ } keys %$metric;
             is($metric->{$label}, $m{$route}{$key}, "$key of $route");
             like($html, qr/<td class="n">$m{$route}{$key}<\/td>/, 'and in HTML');
         }
@@ -256,8 +269,10 @@ subtest 'requests in flight' => sub {
     my $sock = $c->socket;
     my $id = $c->session('u1');
     my ($route) = $id =~ /\.(n\d)$/;
-    print $sock "GET /echo?ms=1000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nCookie: JSESSIONID=$id\r\n\r\n";
-    my $f = wait_for { my $f = figures(); $f->{sessions_by_state}{'in-flight'} && $f } 5, 'it to be seen';
+    print $sock join "\r\n", 'GET /echo?ms=1000 HTTP/1.1', 'Host: x', 'Connection: close',
+        "Cookie: JSESSIONID=$id", '', '';
+    my $f;
+    wait_for { $f = figures(); $f->{sessions_by_state}{'in-flight'} } 5, 'it to be seen';
     my %m = members($f);
     is($m{$route}{busy}, 1, "busy: $route");
     is(sum(busy => values %m), 1, 'no other');
@@ -276,13 +291,39 @@ subtest 'status words' => sub {
     ok(!$m{n2}{usable} && !$m{n2}{takes_new}, 'is not');
     is($m{n2}{score}, undef, 'and has no score');
     ok($m{n3}{usable} && $m{n3}{takes_new}, 'the third takes all');
-    my $p = parse_prometheus(status('prometheus')->{body});
-    my ($drain) = grep { /route="n1".*status="Drn"/ } keys %{$p->{xnat_balance_member_status}};
-    is($p->{xnat_balance_member_status}{$drain}, 1, 'Prometheus: a gauge per word');
-    my ($score) = grep { /balancer="balancer:\/\/app",route="n2"/ } keys %{$p->{xnat_balance_member_score}};
-    is($p->{xnat_balance_member_score}{$score}, '+Inf', 'and an infinite score');
+    my $p = prometheus();
+    my ($status, $score) = @$p{qw(xnat_balance_member_status xnat_balance_member_score)};
+    my ($drain) = grep { /:\/\/app",route="n1".*status="Drn"/ } keys %$status;
+    is($status->{$drain}, 1, 'Prometheus: a gauge per word');
+    my ($disabled) = grep { /:\/\/app",route="n2"/ } keys %$score;
+    is($score->{$disabled}, '+Inf', 'and an infinite score');
     $h->manager('app', $be{n1}->url, drain => 0);
     $h->manager('app', $be{n2}->url, disabled => 0);
+};
+
+# The session is not in memcached, so the move that the drain asks for is refused.
+subtest 'moves' => sub {
+    my $f = wait_for { my $f = figures(); $f->{mover}{running} && $f } 5, 'a mover';
+    cmp_ok($f->{mover}{heartbeat_age_ms}, '<', 2000, 'which is alive');
+    is($c->get('/moving/login', user => 'm')->{status}, 200, 'a session');
+    my ($route) = $c->session('m') =~ /\.(n\d)$/;
+    $h->manager('moving', $be{$route}->url, drain => 1);
+    $f = wait_for { my $f = figures(); @{$f->{recent_moves}} && $f } 10, 'a try';
+    my $move = $f->{recent_moves}[-1];
+    is($move->{why}, 'not-in-store', 'why not');
+    ok(!$move->{moved}, 'it stays');
+    is($move->{from}, $route, 'from');
+    like($move->{to}, qr/^n[123]$/, 'to');
+    like($move->{session}, qr/^[0-9a-f]{10}$/, 'a digest');
+    like($h->error_log, qr/XB0302: session $move->{session} /, 'the same as in the log');
+    cmp_ok($move->{seconds_ago}, '<', 10, 'just now');
+    cmp_ok($f->{refusals_by_reason}{'not-in-store'}, '>=', 1, 'counted');
+    is(sum($_ => $f->{moves_by_reason}), 0, "moved: $_") for qw(overload drain failed);
+    cmp_ok($f->{store_nodes}[0]{lookups}, '>=', 1, 'look-ups');
+    is($f->{store_nodes}[0]{failures}, 0, 'none failed');
+    like(status()->{body}, qr/<td>$move->{session}<\/td>/, 'and in HTML');
+    $h->manager('moving', $be{$route}->url, drain => 0);
+    push @users, 'm';
 };
 
 subtest 'another lbmethod for a while' => sub {
