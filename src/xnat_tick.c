@@ -58,17 +58,19 @@ static void fold_fleet(const xnat_balancer_t *xb, const xnat_fleet_t *f, int64_t
 {
     double traffic = 0, occupancy = 0, weight = 0;
     for (unsigned i = 0; i < f->n; i++) {
-        xb_member_fold(xnat_members, f->member[i], &xb->decay, now);
         if (f->load[i].flags & XB_LOAD_NEW) {
             traffic += f->load[i].traffic;
             occupancy += f->load[i].occupancy;
             weight += f->load[i].weight;
         }
     }
-    for (unsigned i = 0; i < f->n && weight > 0; i++) {
-        double t, o, w = f->load[i].weight;
+    for (unsigned i = 0; i < f->n; i++) {
+        double t = 0, o = 0, share = weight > 0 ? f->load[i].weight / weight : 0;
+        double fair_t = share * traffic, fair_o = share * occupancy;
         bool known = xb_member_read(xnat_members, f->member[i], &xb->decay, now, &t, &o);
-        double fair_t = w * traffic / weight, fair_o = w * occupancy / weight;
+        if (known) {
+            xb_member_fold(xnat_members, f->member[i], &xb->decay, now);
+        }
         if (!known || (!(f->load[i].flags & XB_LOAD_NEW) && (t < fair_t || o < fair_o))) {
             xb_member_join(xnat_members, f->member[i], now,
                            known && t > fair_t ? t : fair_t, known && o > fair_o ? o : fair_o);
