@@ -168,7 +168,7 @@ static const time_directive_t times[] = {
     {XNAT_BUSY_HALF_LIFE, SET_BUSY_HALF_LIFE, MEMBER(busy_half_life), 50000, 3600000000,
      "50ms to 1h"},
     {XNAT_REST, SET_REST, MEMBER(rest), 0, 86400000000, "0s to 24h"},
-    {XNAT_GRACE, SET_GRACE, MEMBER(grace), 0, 60000000, "0s to 60s"},
+    {XNAT_GRACE, SET_GRACE, MEMBER(grace), 10000, 60000000, "10ms to 60s"},
     {XNAT_GATE_TIMEOUT, SET_GATE_TIMEOUT, MEMBER(gate_timeout), 200000, 300000000,
      "200ms to 5min"},
 };

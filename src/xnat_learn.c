@@ -95,6 +95,18 @@ static bool same(xb_span_t a, xb_span_t b)
     return a.n == b.n && !memcmp(a.p, b.p, a.n);
 }
 
+/* Index of the path below which HEADs may carry this session's id at the node. A HEAD outside the
+ * session's own context would let another context take it over, so the cookie's Path is believed
+ * only if this request itself went below it (with ProxyPassReverseCookiePath it is the client's
+ * view, and XnatBalanceProbe has to say the node's). */
+static unsigned path_at_node(const xnat_request_t *xr, xb_span_t path)
+{
+    const char *sent = xr->node_path;
+    bool below = sent && path.n && !strncmp(sent, path.p, path.n)
+                 && (path.p[path.n - 1] == '/' || !sent[path.n] || strchr("/;?", sent[path.n]));
+    return below ? xnat_shm_path(path) : XNAT_PATH_UNKNOWN;
+}
+
 static void learn_cookie(xnat_request_t *xr, const xb_set_cookie_t *cookie)
 {
     xb_id_t id;
@@ -108,9 +120,10 @@ static void learn_cookie(xnat_request_t *xr, const xb_set_cookie_t *cookie)
         || id.route.n == 0) {
         return;
     }
-    unsigned path = xnat_shm_path(cookie->path);
+    unsigned path = path_at_node(xr, cookie->path);
     if (xr->entered && same(id.base, xr->id.base)) {
-        xb_table_learn(xnat_table, &xr->ref, id.whole, cookie->path.n ? (int)path : -1);
+        xb_table_learn(xnat_table, &xr->ref, id.whole,
+                       path != XNAT_PATH_UNKNOWN ? (int)path : -1);
         return;
     }
     end_old(xr, path);

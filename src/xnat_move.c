@@ -27,6 +27,7 @@ typedef struct {
     int64_t begun_us, deadline_us; /* the gate opens before its waiters give up */
     char old_text[XB_ID_MAX + 1], new_text[2 * XB_ID_MAX];
     xb_id_t old, fresh; /* inside the two texts */
+    bool other_path;    /* the last id found in an answer was for another Path than the session's */
     unsigned path;
     uint32_t life_s; /* max inactive of the session */
 } move_t;
@@ -46,6 +47,11 @@ static bool parse(const move_t *m, const char *text, xb_id_t *out)
 {
     return xb_id_parse((xb_span_t){text, strlen(text)}, m->xb->balancer->s->sticky_separator, out)
            && out->route.n;
+}
+
+static bool is_text(xb_span_t span, const char *text)
+{
+    return strlen(text) == span.n && !memcmp(text, span.p, span.n);
 }
 
 /* Gate ----------------------------------------------------------------------------------------- */
@@ -96,7 +102,7 @@ static xnat_probe_rc_t head(const move_t *m, proxy_worker *worker, const char *i
 {
     char path[XNAT_PATH_SIZE + 32], cookie[XB_ID_MAX + PROXY_BALANCER_MAX_STICKY_SIZE + 2];
     char host[256], proto[8];
-    const char *below = xnat_shm->path[m->path].text;
+    const char *below = m->path != XNAT_PATH_UNKNOWN ? xnat_shm->path[m->path].text : "/";
     front_of(m, host, proto);
     apr_snprintf(path, sizeof path, "%s%s" PROBE_NAME, below,
                  below[strlen(below) - 1] == '/' ? "" : "/");
@@ -116,10 +122,11 @@ static xnat_probe_rc_t head(const move_t *m, proxy_worker *worker, const char *i
 }
 
 /* The session's id in an answer's cookies. False: it set none, or one that is not an id. */
-static bool id_in_answer(const move_t *m, const xnat_probe_answer_t *answer, char *text,
-                         size_t size, xb_id_t *out)
+static bool id_in_answer(move_t *m, const xnat_probe_answer_t *answer, char *text, size_t size,
+                         xb_id_t *out)
 {
     bool found = false;
+    m->other_path = false;
     for (unsigned i = 0; i < answer->cookies; i++) {
         xb_set_cookie_t cookie;
         if (xb_id_in_set_cookie(answer->set_cookie[i], m->xb->balancer->s->sticky, &cookie)
@@ -127,6 +134,8 @@ static bool id_in_answer(const move_t *m, const xnat_probe_answer_t *answer, cha
             memcpy(text, cookie.value.p, cookie.value.n);
             text[cookie.value.n] = '\0';
             found = parse(m, text, out);
+            m->other_path = m->path != XNAT_PATH_UNKNOWN
+                            && !is_text(cookie.path, xnat_shm->path[m->path].text);
         }
     }
     return found;
@@ -192,18 +201,13 @@ static xb_refusal_t prepare(move_t *m)
 
 /* Proof ---------------------------------------------------------------------------------------- */
 
-static bool same(xb_span_t a, xb_span_t b)
-{
-    return a.n == b.n && !memcmp(a.p, b.p, a.n);
-}
-
 /* Rule SAMEID: the answer names the same session at the target. */
 static bool cookie_proves(move_t *m, const xnat_probe_answer_t *answer)
 {
-    const char *route = xnat_shm->route[m->job->to].route;
     return id_in_answer(m, answer, m->new_text, sizeof m->new_text, &m->fresh)
-           && same(m->fresh.base, m->old.base)
-           && same(m->fresh.route, (xb_span_t){route, strlen(route)});
+           && m->fresh.base.n == m->old.base.n
+           && !memcmp(m->fresh.base.p, m->old.base.p, m->old.base.n)
+           && is_text(m->fresh.route, xnat_shm->route[m->job->to].route);
 }
 
 /* Rule FLIP: the key that was probed is gone and the target's is there. Waits for it a little. */
@@ -242,6 +246,16 @@ static bool taken_over_unseen(move_t *m)
     return true;
 }
 
+static xb_refusal_t no_proof(xnat_probe_rc_t rc, bool cookie)
+{
+    static const xb_refusal_t refusal[] = {
+        [XNAT_PROBE_REFUSED] = XB_NO_PROBE,
+        [XNAT_PROBE_BROKEN] = XB_NO_PROBE,
+        [XNAT_PROBE_LATE] = XB_NO_PROBE_LATE,
+    };
+    return rc != XNAT_PROBE_ANSWERED ? refusal[rc] : cookie ? XB_NO_PROOF_KEYS : XB_NO_PROOF_COOKIE;
+}
+
 static xb_refusal_t take_over(move_t *m)
 {
     xnat_probe_answer_t answer = {0};
@@ -251,20 +265,18 @@ static xb_refusal_t take_over(move_t *m)
     xb_table_visit(xnat_table, m->job->slot, m->job->to, xnat_now_us());
     xnat_probe_rc_t rc =
         head(m, m->job->to_worker, m->old_text, left(m, m->xb->conf.gate_timeout / 2), &answer);
-    if (rc == XNAT_PROBE_REFUSED) {
-        return XB_NO_PROBE;
+    bool cookie = rc == XNAT_PROBE_ANSWERED && cookie_proves(m, &answer);
+    if (cookie && m->other_path) { /* its true home, in memory, is the one that keeps it */
+        xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
+        return XB_NO_PROOF_PATH;
     }
-    if (rc == XNAT_PROBE_ANSWERED && cookie_proves(m, &answer)
-        && keys_prove(m) == XNAT_KEYS_NEW) {
+    if (cookie && keys_prove(m) == XNAT_KEYS_NEW) {
         return XB_REFUSALS;
     }
-    if (taken_over_unseen(m)) {
+    if (rc != XNAT_PROBE_REFUSED && taken_over_unseen(m)) {
         return XB_REFUSALS;
     }
-    return rc == XNAT_PROBE_LATE       ? XB_NO_PROBE_LATE
-           : rc == XNAT_PROBE_BROKEN   ? XB_NO_PROBE
-           : cookie_proves(m, &answer) ? XB_NO_PROOF_KEYS
-                                       : XB_NO_PROOF_COOKIE;
+    return no_proof(rc, cookie);
 }
 
 /* Ends ----------------------------------------------------------------------------------------- */
@@ -349,6 +361,9 @@ static xb_refusal_t carry_out(move_t *m)
     if (!xb_table_id(xnat_table, m->job->slot, m->token, m->old_text, &m->path)
         || !parse(m, m->old_text, &m->old)) {
         return XB_NO_TOKEN;
+    }
+    if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {
+        return XB_NO_PATH;
     }
     if (m->job->wait_for_quiet && !wait_for_quiet(m)) {
         return XB_NO_QUIET;

@@ -20,6 +20,7 @@ static xb_store_t *store_of(xnat_hands_t *hands, const xnat_balancer_t *xb)
     }
     xb_store_t *st = &hands->store[hands->stores++];
     xb_store_init(st, xb->conf.nodes);
+    xb_store_look_up(st); /* DNS may take its time: not at a shut gate */
     return st;
 }
 

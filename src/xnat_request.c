@@ -311,12 +311,18 @@ static bool is_route_of_member(const xnat_request_t *xr, const proxy_worker *wor
     return xr->id.whole.n && names_route(&xr->id, worker->s->route);
 }
 
+/* The path in a node's URL; a unix socket's URL has one in front of it. */
+static const char *path_of(const char *url)
+{
+    const char *host = strstr(url, "://");
+    return host ? strchr(host + 3, '/') : NULL;
+}
+
 int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *conf, char *url,
                       const char *proxyname, apr_port_t proxyport)
 {
     xnat_request_t *xr = xnat_request_of(r);
     (void)conf;
-    (void)url;
     (void)proxyname;
     (void)proxyport;
     if (!xr || xr->ended) {
@@ -330,6 +336,7 @@ int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *c
         return DECLINED;
     }
     xr->member = member;
+    xr->node_path = path_of(url);
     xb_member_enter(xnat_members, (uint32_t)xnat_child, member);
     xnat_count(&xnat_members->member[member].requests);
     if (xr->known || is_route_of_member(xr, worker)) {

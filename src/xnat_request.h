@@ -27,6 +27,7 @@ typedef struct {
     double credit;   /* bytes promised to `member` by the election */
     apr_uint64_t bytes_in, bytes_out;
     xb_decision_t decision;
+    const char *node_path;   /* path at the node, as sent */
     bool complete;           /* the node's whole answer has passed */
     const char *sticky_used; /* name under which the id was found */
     struct xnat_mask_t *mask; /* what finder must put back while wrapped; see xnat_wrap.c */

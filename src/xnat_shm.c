@@ -213,7 +213,7 @@ static bool is_plain_path(xb_span_t path)
 unsigned xnat_shm_path(xb_span_t path)
 {
     if (!is_plain_path(path)) {
-        return 0;
+        return XNAT_PATH_UNKNOWN;
     }
     for (unsigned i = 0; i < XNAT_PATHS_MAX; i++) {
         xnat_shm_path_t *slot = &xnat_shm->path[i];
@@ -230,7 +230,7 @@ unsigned xnat_shm_path(xb_span_t path)
             return i;
         }
     }
-    return 0;
+    return XNAT_PATH_UNKNOWN;
 }
 
 uint64_t xnat_tag(xb_span_t base)

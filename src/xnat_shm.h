@@ -17,7 +17,8 @@
 
 #define XNAT_BALANCERS_MAX 64
 #define XNAT_STORES_MAX 32
-#define XNAT_PATHS_MAX 32 /* fits the table's path index */
+#define XNAT_PATHS_MAX 32
+#define XNAT_PATH_UNKNOWN XNAT_PATHS_MAX /* as a session's path index */
 #define XNAT_PATH_SIZE 128
 #define XNAT_RECENT 32
 
@@ -113,7 +114,7 @@ int64_t xnat_now_us(void);
 /* Indexes of records, made if need be; the last index stands for "no more room". */
 unsigned xnat_shm_balancer(const char *sname);
 unsigned xnat_shm_store(const char *host, unsigned port);
-/* Index of a cookie's path in path[]; 0 = "/" when there is no room or the text is odd. */
+/* Index of a cookie's path in path[]; XNAT_PATH_UNKNOWN when there is no room or the text is odd. */
 unsigned xnat_shm_path(xb_span_t path);
 
 /* Keyed hash of a base id, never 0: the session's tag. */

@@ -134,6 +134,7 @@ static void plan_drains(plan_t *p, int64_t now)
         bool drains = PROXY_WORKER_IS_DRAINING(p->fleet.worker[i])
                       && p->fleet.load[i].flags & XB_LOAD_USABLE;
         p->drains[i] = drains;
+        p->fleet.load[i].sessions *= !drains; /* leaves anyway: not to be chosen as overloaded */
         p->draining = p->draining || drains;
         draining_since_us[member] = !drains ? 0
                                     : draining_since_us[member] ? draining_since_us[member] : now;
