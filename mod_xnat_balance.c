@@ -19,11 +19,10 @@
 static void register_hooks(apr_pool_t *p);
 
 module AP_MODULE_DECLARE_DATA __attribute__((visibility("default"))) xnat_balance_module = {
-    STANDARD20_MODULE_STUFF,
-    xnat_config_create_dir,    xnat_config_merge,
-    xnat_config_create_server, xnat_config_merge,
-    xnat_config_directives,    register_hooks,
-    0,
+    STANDARD20_MODULE_STUFF, xnat_config_create_dir,
+    xnat_config_merge,       xnat_config_create_server,
+    xnat_config_merge,       xnat_config_directives,
+    register_hooks,          0,
 };
 
 /* httpd asks for these by name; both counters they would touch are not used by this method. */
@@ -100,8 +99,8 @@ static void register_hooks(apr_pool_t *p)
     ap_hook_child_stopping(child_stopping, NULL, NULL, APR_HOOK_REALLY_FIRST);
     ap_hook_child_status(child_status, NULL, NULL, APR_HOOK_MIDDLE);
 
-    /* Each balanced request, in this order. Both proxy hooks end at the first module that answers,
-     * so ours run first and decline. */
+    /* Each balanced request, in this order. Both proxy hooks end at the first module that
+     * answers, so ours run first and decline. */
     ap_hook_insert_filter(xnat_traffic_insert_filters, NULL, NULL, APR_HOOK_LAST);
     proxy_hook_pre_request(xnat_request_pre, NULL, NULL, APR_HOOK_REALLY_FIRST);
     proxy_hook_scheme_handler(xnat_request_sent, NULL, NULL, APR_HOOK_REALLY_FIRST);

@@ -32,14 +32,37 @@ static void check_routes(server_rec *s, const proxy_balancer *b)
             continue;
         }
         for (int j = 0; j < i; j++) {
-            if (!strcmp(w[i]->s->route, w[j]->s->route)
-                && !((w[i]->s->status ^ w[j]->s->status) & PROXY_WORKER_HOT_STANDBY)) {
-                xnat_log_server(APLOG_WARNING, 0, s, XB(0111),
-                                "%s: members %s and %s have the same route=%s: a session cannot "
-                                "tell them apart; each Tomcat needs a jvmRoute of its own",
-                                b->s->name, w[j]->s->name, w[i]->s->name, w[i]->s->route);
+            if (!strcmp(w[i]->s->route, w[j]->s->route) &&
+                !((w[i]->s->status ^ w[j]->s->status) & PROXY_WORKER_HOT_STANDBY)) {
+                xnat_log_server(
+                    APLOG_WARNING, 0, s, XB(0111),
+                    "%s: members %s and %s have the same route=%s: a session cannot "
+                    "tell them apart; each Tomcat needs a jvmRoute of its own",
+                    b->s->name, w[j]->s->name, w[i]->s->name, w[i]->s->route);
             }
         }
+    }
+}
+
+/* Names and separator that stock code takes but that lead to no session. */
+static void check_sticky(server_rec *s, const proxy_balancer *b, const xnat_conf_t *conf)
+{
+    const proxy_balancer_shared *own = b->s;
+    char sep = own->sticky_separator;
+    if (!*own->sticky && !*own->sticky_path) {
+        return;
+    }
+    if (!sep || !(apr_isalnum(sep) || strchr("_.:-", sep)) || (conf->nodes && sep != '.')) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0118),
+                        "%s: with stickysessionsep=%s sessions stick, but none is recognised, so "
+                        "none can move: Tomcat puts a . before its route", own->name,
+                        sep ? (char[]){sep, '\0'} : "Off");
+    }
+    if (!*own->sticky || !*own->sticky_path) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0119),
+                        "%s: stickysession=%s|%s has an empty name: httpd takes any parameter for "
+                        "it; give both names, such as JSESSIONID|jsessionid", own->name,
+                        own->sticky, own->sticky_path);
     }
 }
 
@@ -56,22 +79,27 @@ static void check_moves(server_rec *s, const proxy_balancer *b, const xnat_conf_
     if (!*b->s->sticky) {
         xnat_log_server(APLOG_WARNING, 0, s, XB(0113),
                         "%s: " XNAT_NODES " is set but stickysession= is not: no session is "
-                        "recognised, so none can move", b->s->name);
+                        "recognised, so none can move",
+                        b->s->name);
     }
     if (conf->move == XNAT_MOVE_ON && b->workers->nelts == 2) {
         xnat_log_server(APLOG_WARNING, 0, s, XB(0114),
                         "%s: with two members no session moves because of overload: the second "
-                        "is kept free for a failure of the first; drains work", b->s->name);
+                        "is kept free for a failure of the first; drains work",
+                        b->s->name);
     }
     if (b->s->sticky_force) {
         xnat_log_server(APLOG_WARNING, 0, s, XB(0115),
                         "%s: nofailover=On: when a node is down its sessions get 503, although "
-                        "they are in memcached", b->s->name);
+                        "they are in memcached",
+                        b->s->name);
     }
     if (xb_msm_nodes_superset(conf->nodes_text)) {
         xnat_log_server(APLOG_WARNING, 0, s, XB(0116),
-                        XNAT_NODES " \"%s\" is understood here, but MSM wants nodes separated by "
-                        "one comma or one blank: its context would not start", conf->nodes_text);
+                        XNAT_NODES
+                        " \"%s\" is understood here, but MSM wants nodes separated by "
+                        "one comma or one blank: its context would not start",
+                        conf->nodes_text);
     }
 }
 
@@ -82,12 +110,48 @@ static void check_inherited(server_rec *main_server, server_rec *s, const proxy_
     proxy_server_conf *proxy = ap_get_module_config(main_server->module_config, &proxy_module);
     const proxy_balancer *base = (const proxy_balancer *)proxy->balancers->elts;
     for (int i = 0; i < proxy->balancers->nelts; i++) {
-        if (s != main_server && is_ours(&base[i]) && !is_ours(b)
-            && !strcmp(base[i].s->name, b->s->name)) {
-            xnat_log_server(APLOG_WARNING, 0, s, XB(0117),
-                            "%s has lbmethod=%s in this virtual host (%s) and xnat in the main "
-                            "server: define the balancer where it is used, or set BalancerInherit "
-                            "Off", b->s->name, b->s->lbpname, file_of(s));
+        if (s != main_server && is_ours(&base[i]) && !is_ours(b) &&
+            !strcmp(base[i].s->name, b->s->name)) {
+            xnat_log_server(
+                APLOG_WARNING, 0, s, XB(0117),
+                "%s has lbmethod=%s in this virtual host (%s) and xnat in the main "
+                "server: define the balancer where it is used, or set BalancerInherit "
+                "Off",
+                b->s->name, b->s->lbpname, file_of(s));
+        }
+    }
+}
+
+static bool is_used(const server_rec *s, ap_conf_vector_t *section)
+{
+    for (; s; s = s->next) {
+        const proxy_server_conf *proxy = ap_get_module_config(s->module_config, &proxy_module);
+        const proxy_balancer *b = (const proxy_balancer *)proxy->balancers->elts;
+        for (int i = 0; i < proxy->balancers->nelts; i++) {
+            if (xnat_config_is_section_of(section, &b[i])) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* Sections whose directives reach nobody: a misspelt name, a pattern, a path behind the name. A
+ * virtual host's list begins with the main server's. */
+static void check_sections(server_rec *main_server, server_rec *s)
+{
+    const proxy_server_conf *base =
+        ap_get_module_config(main_server->module_config, &proxy_module);
+    const proxy_server_conf *proxy = ap_get_module_config(s->module_config, &proxy_module);
+    ap_conf_vector_t **section = (ap_conf_vector_t **)proxy->sec_proxy->elts;
+    for (int i = s == main_server ? 0 : base->sec_proxy->nelts; i < proxy->sec_proxy->nelts; i++) {
+        const xnat_conf_t *own = ap_get_module_config(section[i], &xnat_balance_module);
+        const proxy_dir_conf *dir = ap_get_module_config(section[i], &proxy_module);
+        if (own && own->set && dir && !is_used(main_server, section[i])) {
+            xnat_log_server(APLOG_WARNING, 0, s, XB(0120),
+                            "the XnatBalance directives of <Proxy \"%s\"> reach no balancer: the "
+                            "section's name must be that of one, and no pattern",
+                            dir->p ? dir->p : "");
         }
     }
 }
@@ -100,11 +164,13 @@ int xnat_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, se
     for (server_rec *s = main; s; s = s->next) {
         proxy_server_conf *proxy = ap_get_module_config(s->module_config, &proxy_module);
         proxy_balancer *b = (proxy_balancer *)proxy->balancers->elts;
+        check_sections(main, s);
         for (int i = 0; i < proxy->balancers->nelts; i++) {
             check_inherited(main, s, &b[i]);
             if (is_ours(&b[i])) {
                 xnat_conf_t conf = xnat_config_in_force(s, proxy, &b[i]);
                 check_routes(s, &b[i]);
+                check_sticky(s, &b[i], &conf);
                 check_moves(s, &b[i], &conf);
             }
         }

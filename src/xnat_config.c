@@ -61,9 +61,9 @@ void *xnat_config_create_dir(apr_pool_t *p, char *dir)
 
 static void overlay(xnat_conf_t *out, const xnat_conf_t *add)
 {
-#define TAKE(bit, member)                                                                         \
-    if (add->set & (bit)) {                                                                       \
-        out->member = add->member;                                                                \
+#define TAKE(bit, member)                                                                      \
+    if (add->set & (bit)) {                                                                    \
+        out->member = add->member;                                                             \
     }
     TAKE(SET_NODES, nodes)
     TAKE(SET_NODES, nodes_text)
@@ -99,7 +99,8 @@ xnat_conf_t xnat_config_server(server_rec *s)
     return out;
 }
 
-/* Where a value goes: the server, or a <Proxy "balancer://..."> section. NULL: the wrong place. */
+/* Where a value goes: the server, or a <Proxy "balancer://..."> section. NULL: the wrong place.
+ */
 static xnat_conf_t *target(cmd_parms *cmd, void *dir, unsigned bit)
 {
     xnat_conf_t *conf = dir;
@@ -115,7 +116,8 @@ static xnat_conf_t *target(cmd_parms *cmd, void *dir, unsigned bit)
 
 static const char *misplaced(cmd_parms *cmd)
 {
-    return apr_psprintf(cmd->pool, "%s stands in the server configuration, in a virtual host or "
+    return apr_psprintf(cmd->pool,
+                        "%s stands in the server configuration, in a virtual host or "
                         "inside <Proxy \"balancer://...\">, not in a section for \"%s\"",
                         cmd->cmd->name, cmd->path);
 }
@@ -132,7 +134,7 @@ static apr_int64_t whole_number(const char *text, const unit_t *units)
     apr_int64_t value = 0;
     const char *p = text;
     for (; apr_isdigit(*p); p++) {
-        if (value > (APR_INT64_MAX >> 44)) {
+        if (value > APR_INT64_MAX / 10 - 1) {
             return -1;
         }
         value = value * 10 + (*p - '0');
@@ -149,7 +151,8 @@ static const unit_t time_units[] = {
     {"", APR_USEC_PER_SEC}, {"s", APR_USEC_PER_SEC},        {"ms", 1000},
     {"min", 60000000},      {"h", APR_INT64_C(3600000000)}, {NULL, 0},
 };
-static const unit_t byte_units[] = {{"", 1}, {"K", 1024}, {"M", 1048576}, {"G", 1073741824}, {NULL, 0}};
+static const unit_t byte_units[] = {
+    {"", 1}, {"K", 1024}, {"M", 1048576}, {"G", 1073741824}, {NULL, 0}};
 static const unit_t plain[] = {{"", 1}, {NULL, 0}};
 
 /* Directives of one time value: name, where it goes and its range, in microseconds. */
@@ -181,8 +184,10 @@ static const char *set_time(cmd_parms *cmd, void *dir, const char *arg)
     }
     apr_int64_t value = whole_number(arg, time_units);
     if (value < d->min || value > d->max) {
-        return apr_psprintf(cmd->pool, "%s wants a whole number with ms, s, min or h (s if none), "
-                            "%s, not \"%s\"", d->name, d->range, arg);
+        return apr_psprintf(cmd->pool,
+                            "%s wants a whole number with ms, s, min or h (s if none), "
+                            "%s, not \"%s\"",
+                            d->name, d->range, arg);
     }
     xnat_conf_t *conf = target(cmd, dir, d->bit);
     if (!conf) {
@@ -226,8 +231,10 @@ static const char *set_sessions(cmd_parms *cmd, void *dir, const char *arg)
 {
     apr_int64_t value = whole_number(arg, plain);
     if (value < 64 || value > XB_SESSIONS_MAX) {
-        return apr_psprintf(cmd->pool, XNAT_SESSIONS " wants a whole number from 64 to %u, not "
-                            "\"%s\"", XB_SESSIONS_MAX, arg);
+        return apr_psprintf(cmd->pool,
+                            XNAT_SESSIONS " wants a whole number from 64 to %u, not "
+                                          "\"%s\"",
+                            XB_SESSIONS_MAX, arg);
     }
     if (cmd->path || cmd->server->is_virtual) {
         return XNAT_SESSIONS " is one table for the whole server: it stands in the main server "
@@ -249,15 +256,18 @@ static const char *set_move(cmd_parms *cmd, void *dir, const char *arg)
             return NULL;
         }
     }
-    return apr_psprintf(cmd->pool, XNAT_MOVE " wants On, Drain, DryRun or Off, not \"%s\"", arg);
+    return apr_psprintf(cmd->pool, XNAT_MOVE " wants On, Drain, DryRun or Off, not \"%s\"",
+                        arg);
 }
 
 static const char *set_cost(cmd_parms *cmd, void *dir, const char *arg)
 {
     apr_int64_t value = whole_number(arg, byte_units);
     if (value < 0 || value > APR_INT64_C(1099511627776)) {
-        return apr_psprintf(cmd->pool, XNAT_REQUEST_COST " wants a number of bytes with K, M or G "
-                            "or none, 0 to 1024G, not \"%s\"", arg);
+        return apr_psprintf(cmd->pool,
+                            XNAT_REQUEST_COST " wants a number of bytes with K, M or G "
+                                              "or none, 0 to 1024G, not \"%s\"",
+                            arg);
     }
     xnat_conf_t *conf = target(cmd, dir, SET_REQUEST_COST);
     if (!conf) {
@@ -282,8 +292,10 @@ static const char *set_threshold(cmd_parms *cmd, void *dir, const char *arg)
 {
     double value = decimal(arg, arg + strlen(arg));
     if (!(value >= 0.01 && value <= 100)) {
-        return apr_psprintf(cmd->pool, XNAT_THRESHOLD " wants a difference of scores from 0.01 to "
-                            "100, such as 0.20, not \"%s\"", arg);
+        return apr_psprintf(cmd->pool,
+                            XNAT_THRESHOLD " wants a difference of scores from 0.01 to "
+                                           "100, such as 0.20, not \"%s\"",
+                            arg);
     }
     xnat_conf_t *conf = target(cmd, dir, SET_THRESHOLD);
     if (!conf) {
@@ -299,9 +311,11 @@ static const char *set_rate(cmd_parms *cmd, void *dir, const char *arg, const ch
     double rate = slash && !strcmp(slash, "/s") ? decimal(arg, slash) : -1;
     apr_int64_t most = burst ? whole_number(burst, plain) : defaults.burst;
     if (!(rate >= 0.01 && rate <= 1000) || most < 1 || most > 10000) {
-        return apr_psprintf(cmd->pool, XNAT_RATE " wants moves per second as 0.01/s to 1000/s and "
-                            "perhaps a burst from 1 to 10000, such as \"2/s 10\", not \"%s%s%s\"",
-                            arg, burst ? " " : "", burst ? burst : "");
+        return apr_psprintf(
+            cmd->pool,
+            XNAT_RATE " wants moves per second as 0.01/s to 1000/s and "
+                      "perhaps a burst from 1 to 10000, such as \"2/s 10\", not \"%s%s%s\"",
+            arg, burst ? " " : "", burst ? burst : "");
     }
     xnat_conf_t *conf = target(cmd, dir, SET_RATE);
     if (!conf) {
@@ -319,8 +333,10 @@ static const char *set_probe(cmd_parms *cmd, void *dir, const char *arg)
         good = good && (apr_isalnum(*p) || strchr("/-_.~!$&'()*+,;=:@%?", *p));
     }
     if (!good) {
-        return apr_psprintf(cmd->pool, XNAT_PROBE " wants a path at the nodes that starts with / "
-                            "and needs no quoting, under 200 characters, not \"%s\"", arg);
+        return apr_psprintf(cmd->pool,
+                            XNAT_PROBE " wants a path at the nodes that starts with / "
+                                       "and needs no quoting, under 200 characters, not \"%s\"",
+                            arg);
     }
     xnat_conf_t *conf = target(cmd, dir, SET_PROBE);
     if (!conf) {
@@ -332,15 +348,19 @@ static const char *set_probe(cmd_parms *cmd, void *dir, const char *arg)
 
 #define WHERE (RSRC_CONF | ACCESS_CONF)
 const command_rec xnat_config_directives[] = {
-    AP_INIT_TAKE1(XNAT_NODES, set_nodes, NULL, WHERE, "memcachedNodes of MSM: n1:host:port,..."),
-    AP_INIT_TAKE1(XNAT_PREFIX, set_prefix, NULL, WHERE, "storageKeyPrefix of MSM, as it is stored"),
+    AP_INIT_TAKE1(XNAT_NODES, set_nodes, NULL, WHERE,
+                  "memcachedNodes of MSM: n1:host:port,..."),
+    AP_INIT_TAKE1(XNAT_PREFIX, set_prefix, NULL, WHERE,
+                  "storageKeyPrefix of MSM, as it is stored"),
     AP_INIT_TAKE1(XNAT_MC_TIMEOUT, set_time, NULL, WHERE, "the most that one look-up may take"),
     AP_INIT_TAKE1(XNAT_SESSIONS, set_sessions, NULL, WHERE, "sessions remembered"),
     AP_INIT_TAKE1(XNAT_MOVE, set_move, NULL, WHERE, "On, Drain, DryRun or Off"),
     AP_INIT_TAKE1(XNAT_HALF_LIFE, set_time, NULL, WHERE, "half-life of counted traffic"),
-    AP_INIT_TAKE1(XNAT_BUSY_HALF_LIFE, set_time, NULL, WHERE, "half-life of requests in flight"),
+    AP_INIT_TAKE1(XNAT_BUSY_HALF_LIFE, set_time, NULL, WHERE,
+                  "half-life of requests in flight"),
     AP_INIT_TAKE1(XNAT_REQUEST_COST, set_cost, NULL, WHERE, "bytes that one request counts"),
-    AP_INIT_TAKE1(XNAT_THRESHOLD, set_threshold, NULL, WHERE, "difference of scores for a move"),
+    AP_INIT_TAKE1(XNAT_THRESHOLD, set_threshold, NULL, WHERE,
+                  "difference of scores for a move"),
     AP_INIT_TAKE12(XNAT_RATE, set_rate, NULL, WHERE, "overload moves: n/s [burst]"),
     AP_INIT_TAKE1(XNAT_REST, set_time, NULL, WHERE, "how long a moved session rests"),
     AP_INIT_TAKE1(XNAT_GRACE, set_time, NULL, WHERE, "quiet time before a move"),
@@ -349,17 +369,18 @@ const command_rec xnat_config_directives[] = {
     {NULL, {NULL}, NULL, 0, RAW_ARGS, NULL},
 };
 
-/* Attaching ------------------------------------------------------------------------------------ */
+/* Attaching
+ * ------------------------------------------------------------------------------------ */
 
-static apr_array_header_t *attached; /* of xnat_balancer_t *; this process, this configuration */
+static apr_array_header_t
+    *attached; /* of xnat_balancer_t *; this process, this configuration */
 
-/* Is this <Proxy> section the balancer's own? mod_proxy keeps sections beside balancers. */
-static bool is_section_of(ap_conf_vector_t *section, const proxy_balancer *b)
+bool xnat_config_is_section_of(ap_conf_vector_t *section, const proxy_balancer *b)
 {
     const proxy_dir_conf *dir = ap_get_module_config(section, &proxy_module);
     size_t n = strlen(b->s->name);
-    return dir && dir->p && !dir->r && !ap_cstr_casecmpn(dir->p, b->s->name, n)
-           && (!dir->p[n] || !strcmp(dir->p + n, "/"));
+    return dir && dir->p && !dir->r && !ap_cstr_casecmpn(dir->p, b->s->name, n) &&
+           (!dir->p[n] || !strcmp(dir->p + n, "/"));
 }
 
 xnat_conf_t xnat_config_in_force(server_rec *s, const proxy_server_conf *proxy,
@@ -369,7 +390,7 @@ xnat_conf_t xnat_config_in_force(server_rec *s, const proxy_server_conf *proxy,
     ap_conf_vector_t **section = (ap_conf_vector_t **)proxy->sec_proxy->elts;
     for (int i = 0; i < proxy->sec_proxy->nelts; i++) {
         const xnat_conf_t *own = ap_get_module_config(section[i], &xnat_balance_module);
-        if (own && is_section_of(section[i], b)) { /* NULL: no directive of ours in it */
+        if (own && xnat_config_is_section_of(section[i], b)) { /* NULL: no directive of ours in it */
             overlay(&out, own);
         }
     }

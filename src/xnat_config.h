@@ -28,7 +28,12 @@
 #define XNAT_GATE_TIMEOUT "XnatBalanceGateTimeout"
 #define XNAT_PROBE "XnatBalanceProbe"
 
-typedef enum { XNAT_MOVE_OFF, XNAT_MOVE_DRAIN, XNAT_MOVE_DRYRUN, XNAT_MOVE_ON } xnat_move_mode_t;
+typedef enum {
+    XNAT_MOVE_OFF,
+    XNAT_MOVE_DRAIN,
+    XNAT_MOVE_DRYRUN,
+    XNAT_MOVE_ON
+} xnat_move_mode_t;
 
 /* One section's values; a bit of `set` says that it was given there. Times in microseconds. */
 typedef struct {
@@ -47,7 +52,8 @@ typedef struct {
     const char *probe; /* NULL: a path below the session cookie's */
 } xnat_conf_t;
 
-/* In proxy_balancer.context of each balancer, in every process, for the life of the configuration. */
+/* In proxy_balancer.context of each balancer, in every process, for the life of the
+ * configuration. */
 typedef struct {
     proxy_balancer *balancer;
     proxy_server_conf *proxy; /* of `server` */
@@ -64,24 +70,30 @@ void *xnat_config_create_server(apr_pool_t *p, server_rec *s);
 void *xnat_config_create_dir(apr_pool_t *p, char *dir);
 void *xnat_config_merge(apr_pool_t *p, void *base, void *add);
 
-/* check_config hook (xnat_check.c): what one directive alone cannot know. Warns, never refuses. */
+/* check_config hook (xnat_check.c): what one directive alone cannot know. Warns, never refuses.
+ */
 int xnat_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s);
 
 /* The server-wide values, and those of one balancer; defaults filled in. */
 xnat_conf_t xnat_config_server(server_rec *s);
 xnat_conf_t xnat_config_in_force(server_rec *s, const proxy_server_conf *proxy,
                                  const proxy_balancer *b);
+/* Is this <Proxy> section the balancer's own? mod_proxy keeps sections beside balancers. */
+bool xnat_config_is_section_of(ap_conf_vector_t *section, const proxy_balancer *b);
 
-/* Gives each balancer of each virtual host its xnat_balancer_t; once per process, before threads. */
+/* Gives each balancer of each virtual host its xnat_balancer_t; once per process, before
+ * threads. */
 void xnat_config_attach(apr_pool_t *p, server_rec *s);
 
-/* NULL for a balancer that is not ours now: balancer-manager may switch the method at any time. */
+/* NULL for a balancer that is not ours now: balancer-manager may switch the method at any time.
+ */
 static inline xnat_balancer_t *xnat_balancer_of(const proxy_balancer *b)
 {
     return strcmp(b->s->lbpname, "xnat") ? NULL : (xnat_balancer_t *)b->context;
 }
 
-/* Calls fn for every attached balancer of every virtual host (also those with another method). */
+/* Calls fn for every attached balancer of every virtual host (also those with another method).
+ */
 void xnat_config_each(void (*fn)(xnat_balancer_t *b, void *ctx), void *ctx);
 
 const char *xnat_move_mode_name(xnat_move_mode_t m);

@@ -40,7 +40,7 @@ static proxy_worker *elect(proxy_balancer *b, request_rec *r, const xnat_fleet_t
 
 static bool is_usable(proxy_worker *w, server_rec *s)
 {
-    static APR_OPTIONAL_FN_TYPE(ap_proxy_retry_worker) *retry;
+    static APR_OPTIONAL_FN_TYPE(ap_proxy_retry_worker) * retry;
     if (!retry) {
         retry = APR_RETRIEVE_OPTIONAL_FN(ap_proxy_retry_worker);
     }
@@ -50,7 +50,8 @@ static bool is_usable(proxy_worker *w, server_rec *s)
     return PROXY_WORKER_IS_USABLE(w);
 }
 
-/* The planned home, or where the administrator redirects its sessions. NULL: neither can serve. */
+/* The planned home, or where the administrator redirects its sessions. NULL: neither can serve.
+ */
 static proxy_worker *planned(const xnat_request_t *xr, const xnat_fleet_t *fleet)
 {
     int i = xnat_fleet_position(fleet, xr->plan);
@@ -62,16 +63,16 @@ static proxy_worker *planned(const xnat_request_t *xr, const xnat_fleet_t *fleet
     }
     const char *redirect = fleet->worker[i]->s->redirect;
     for (unsigned k = 0; *redirect && k < fleet->n; k++) {
-        if (!strcmp(fleet->worker[k]->s->route, redirect)
-            && is_usable(fleet->worker[k], xr->r->server)) {
+        if (!strcmp(fleet->worker[k]->s->route, redirect) &&
+            is_usable(fleet->worker[k], xr->r->server)) {
             return fleet->worker[k];
         }
     }
     return NULL;
 }
 
-/* The home cannot serve: the best node that the session has not been at, else the best. Requests of
- * one session that fail over at once agree by the table's word. */
+/* The home cannot serve: the best node that the session has not been at, else the best.
+ * Requests of one session that fail over at once agree by the table's word. */
 static proxy_worker *fail_over(xnat_request_t *xr, const xnat_fleet_t *fleet)
 {
     bool barred[XNAT_FLEET_MAX] = {false};
@@ -92,8 +93,9 @@ static proxy_worker *fail_over(xnat_request_t *xr, const xnat_fleet_t *fleet)
     proxy_worker *w = elect(xr->xb->balancer, xr->r, fleet, barred);
     w = w ? w : elect(xr->xb->balancer, xr->r, fleet, NULL);
     if (w && xr->entered) {
-        unsigned now_at = xb_table_rehome(xnat_table, xr->ref.slot, view.w.home,
-                                          xnat_fleet_member(xr->xb->balancer, w), xnat_now_us());
+        unsigned now_at =
+            xb_table_rehome(xnat_table, xr->ref.slot, view.w.home,
+                            xnat_fleet_member(xr->xb->balancer, w), xnat_now_us());
         at = xnat_fleet_position(fleet, now_at);
         w = at >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[at]) ? fleet->worker[at] : w;
     }
@@ -137,15 +139,16 @@ void xnat_elect_settle(xnat_request_t *xr, unsigned member)
     unsigned home = xnat_elect_home(xr);
     if (home == member) {
         if (xr->decision == XB_STAYED && xr->ref.home != member) {
-            xnat_request_say(xr, XB_FAILOVER, "home-unusable", xnat_shm->route[xr->ref.home].route,
+            xnat_request_say(xr, XB_FAILOVER, "home-unusable",
+                             xnat_shm->route[xr->ref.home].route,
                              xnat_shm->route[member].route);
             xnat_count(&xnat_members->member[member].failed_over);
         }
         return;
     }
     /* The same node may be a member of two balancers under one route: that is no change. */
-    if (home < XB_MEMBERS_MAX
-        && !strcmp(xnat_shm->route[home].route, xnat_shm->route[member].route)) {
+    if (home < XB_MEMBERS_MAX &&
+        !strcmp(xnat_shm->route[home].route, xnat_shm->route[member].route)) {
         return;
     }
     xb_table_rehome(xnat_table, xr->ref.slot, home, member, xnat_now_us());

@@ -10,7 +10,8 @@
 unsigned xnat_elect_home(const xnat_request_t *xr);
 /* The request goes to `member`: its session's home follows if httpd has chosen another. */
 void xnat_elect_settle(xnat_request_t *xr, unsigned member);
-/* A request without session was sent to `member`: count the work that its session will bring. */
+/* A request without session was sent to `member`: count the work that its session will bring.
+ */
 void xnat_elect_credit(xnat_request_t *xr, unsigned member);
 
 #endif

@@ -4,8 +4,9 @@
 
 #include "mod_xnat_balance.h"
 
-/* The index is kept in worker->context, which stock code leaves to others; two threads that set it
- * at once set the same. Keyed by names, never by httpd's slot, which changes with configurations. */
+/* The index is kept in worker->context, which stock code leaves to others; two threads that set
+ * it at once set the same. Keyed by names, never by httpd's slot, which changes with
+ * configurations. */
 unsigned xnat_fleet_member(proxy_balancer *b, proxy_worker *w)
 {
     uintptr_t known = (uintptr_t)__atomic_load_n(&w->context, __ATOMIC_RELAXED);
@@ -45,7 +46,8 @@ static bool is_open(const proxy_worker *w)
 }
 
 /* Marks who may take new sessions in one lbset as httpd's own election would: plain members; as
- * many spares as plain members are out; standbys if there is nobody else. True if anybody may. */
+ * many spares as plain members are out; standbys if there is nobody else. True if anybody may.
+ */
 static bool open_lbset(xnat_fleet_t *f, int lbset)
 {
     unsigned out_of_service = 0, chosen = 0;
@@ -130,8 +132,8 @@ void xnat_fleet_snapshot(xnat_balancer_t *xb, bool locked, int64_t now_us, xnat_
     }
     for (unsigned i = 0; i < out->n; i++) {
         xb_load_t *load = &out->load[i];
-        *load = (xb_load_t){.weight = out->worker[i]->s->lbfactor > 0
-                                          ? out->worker[i]->s->lbfactor : 1};
+        *load = (xb_load_t){
+            .weight = out->worker[i]->s->lbfactor > 0 ? out->worker[i]->s->lbfactor : 1};
         load->flags = PROXY_WORKER_IS_USABLE(out->worker[i]) ? XB_LOAD_USABLE : 0;
         load->sessions = __atomic_load_n(
             (uint32_t *)&xnat_members->member[out->member[i]].sessions, __ATOMIC_RELAXED);

@@ -16,11 +16,12 @@ typedef struct {
     xb_load_t load[XNAT_FLEET_MAX];
 } xnat_fleet_t;
 
-/* Shared record of a worker of this balancer, made if need be; XB_MEMBER_NONE if there is no room. */
+/* Shared record of a worker of this balancer, made if need be; XB_MEMBER_NONE if there is no
+ * room. */
 unsigned xnat_fleet_member(proxy_balancer *b, proxy_worker *w);
 
-/* Takes the snapshot and scores it. `locked`: the caller holds the balancer's thread lock (finder);
- * else it is taken for the copy of the worker list. */
+/* Takes the snapshot and scores it. `locked`: the caller holds the balancer's thread lock
+ * (finder); else it is taken for the copy of the worker list. */
 void xnat_fleet_snapshot(xnat_balancer_t *xb, bool locked, int64_t now_us, xnat_fleet_t *out);
 
 /* Position in the snapshot, -1: not a member of this balancer. By record, or else by route (the

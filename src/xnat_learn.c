@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the head of a node's answer says of its session: a new one, a new id for a known one, or its
- * end. Runs in the request's thread at the first brigade, before the client can send its next
- * request with the new cookie. */
+/* What the head of a node's answer says of its session: a new one, a new id for a known one, or
+ * its end. Runs in the request's thread at the first brigade, before the client can send its
+ * next request with the new cookie. */
 #include "apr_strings.h"
 
 #include "mod_xnat_balance.h"
@@ -40,22 +40,21 @@ static void note_front(const xnat_request_t *xr)
         return;
     }
     uint32_t seq = __atomic_load_n((uint32_t *)&rec->seq, __ATOMIC_ACQUIRE);
-    if (!(seq & 1)
-        && __atomic_compare_exchange_n((uint32_t *)&rec->seq, &seq, seq + 1, 0, __ATOMIC_ACQ_REL,
-                                       __ATOMIC_RELAXED)) {
+    if (!(seq & 1) && __atomic_compare_exchange_n((uint32_t *)&rec->seq, &seq, seq + 1, 0,
+                                                  __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
         apr_cpystrn(rec->host, host, sizeof rec->host);
         apr_cpystrn(rec->proto, proto, sizeof rec->proto);
         __atomic_store_n((uint32_t *)&rec->seq, seq + 2, __ATOMIC_RELEASE);
     }
 }
 
-/* The session that the request came with has ended if its cookie was replaced by another id of the
- * same Path; a cookie of another context lives beside it. */
+/* The session that the request came with has ended if its cookie was replaced by another id of
+ * the same Path; a cookie of another context lives beside it. */
 static void end_old(xnat_request_t *xr, unsigned path)
 {
     xb_view_t view;
-    if (xr->entered && xb_table_view(xnat_table, xr->ref.slot, &view)
-        && (view.path == path || view.flags & XB_SESSION_UNPROVEN)) {
+    if (xr->entered && xb_table_view(xnat_table, xr->ref.slot, &view) &&
+        (view.path == path || view.flags & XB_SESSION_UNPROVEN)) {
         xb_table_flag(xnat_table, xr->ref.slot, XB_SESSION_ENDED, 0);
     }
 }
@@ -67,9 +66,9 @@ static void remember_new(xnat_request_t *xr, const xb_id_t *id, unsigned path)
     int64_t now = xnat_now_us();
     xb_insert_t rc = xb_table_insert(xnat_table, (unsigned)xnat_child, xnat_tag(id->base),
                                      id->whole, xr->member, 0, path, now, &ref, &forgot);
-    if (rc == XB_INSERT_EXISTS
-        && xb_table_enter(xnat_table, (unsigned)xnat_child, xnat_tag(id->base), now, &ref)
-               == XB_ENTER_IN) {
+    if (rc == XB_INSERT_EXISTS &&
+        xb_table_enter(xnat_table, (unsigned)xnat_child, xnat_tag(id->base), now, &ref) ==
+            XB_ENTER_IN) {
         rc = XB_INSERT_NEW;
     }
     if (forgot) {
@@ -95,15 +94,15 @@ static bool same(xb_span_t a, xb_span_t b)
     return a.n == b.n && !memcmp(a.p, b.p, a.n);
 }
 
-/* Index of the path below which HEADs may carry this session's id at the node. A HEAD outside the
- * session's own context would let another context take it over, so the cookie's Path is believed
- * only if this request itself went below it (with ProxyPassReverseCookiePath it is the client's
- * view, and XnatBalanceProbe has to say the node's). */
+/* Index of the path below which HEADs may carry this session's id at the node. A HEAD outside
+ * the session's own context would let another context take it over, so the cookie's Path is
+ * believed only if this request itself went below it (with ProxyPassReverseCookiePath it is the
+ * client's view, and XnatBalanceProbe has to say the node's). */
 static unsigned path_at_node(const xnat_request_t *xr, xb_span_t path)
 {
     const char *sent = xr->node_path;
-    bool below = sent && path.n && !strncmp(sent, path.p, path.n)
-                 && (path.p[path.n - 1] == '/' || !sent[path.n] || strchr("/;?", sent[path.n]));
+    bool below = sent && path.n && !strncmp(sent, path.p, path.n) &&
+                 (path.p[path.n - 1] == '/' || !sent[path.n] || strchr("/;?", sent[path.n]));
     return below ? xnat_shm_path(path) : XNAT_PATH_UNKNOWN;
 }
 
@@ -116,8 +115,8 @@ static void learn_cookie(xnat_request_t *xr, const xb_set_cookie_t *cookie)
         }
         return;
     }
-    if (!xb_id_parse(cookie->value, xr->xb->balancer->s->sticky_separator, &id)
-        || id.route.n == 0) {
+    if (!xb_id_parse(cookie->value, xr->xb->balancer->s->sticky_separator, &id) ||
+        id.route.n == 0) {
         return;
     }
     unsigned path = path_at_node(xr, cookie->path);
@@ -139,7 +138,8 @@ bool xnat_request_learn(xnat_request_t *xr)
     if (xr->entered && !xb_table_current(xnat_table, &xr->ref)) {
         xnat_count(&xnat_shm->fenced);
         xnat_request_say(xr, XB_REFUSED, "session-moved-meanwhile", NULL, NULL);
-        xnat_log_request(APLOG_INFO, 0, r, XB(0202), "502: the session was taken over while the "
+        xnat_log_request(APLOG_INFO, 0, r, XB(0202),
+                         "502: the session was taken over while the "
                          "former home still worked on this request");
         return false;
     }

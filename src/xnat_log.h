@@ -11,9 +11,9 @@
 
 #define XB(code) "XB" #code ": "
 
-#define xnat_log_server(level, rv, s, code, ...)                                                  \
+#define xnat_log_server(level, rv, s, code, ...)                                               \
     ap_log_error(APLOG_MARK, (level), (rv), (s), code __VA_ARGS__)
-#define xnat_log_request(level, rv, r, code, ...)                                                 \
+#define xnat_log_request(level, rv, r, code, ...)                                              \
     ap_log_rerror(APLOG_MARK, (level), (rv), (r), code __VA_ARGS__)
 
 #endif

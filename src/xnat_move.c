@@ -10,8 +10,12 @@
 #include "xnat_move_store.h"
 
 #define PROBE_NAME "_xnat_balance_probe"
-/* After a refusal the session is left alone for this long. */
+/* After a refusal the session is left alone for this long; longer if it could not be made
+ * quiet, since its user has waited for nothing. */
 #define BACK_OFF_US (10 * INT64_C(1000000))
+#define NEVER_QUIET_BACK_OFF_US (120 * INT64_C(1000000))
+/* How long a busy session's requests may hold the shut gate. */
+#define QUIET_US (1 * INT64_C(1000000))
 /* How long the proof's keys may take to show: MSM stores after it has answered. */
 #define PROOF_US 400000
 /* Life of a moved marker beyond the session's own: the stale copy's background cycle. */
@@ -27,7 +31,8 @@ typedef struct {
     int64_t begun_us, deadline_us; /* the gate opens before its waiters give up */
     char old_text[XB_ID_MAX + 1], new_text[2 * XB_ID_MAX];
     xb_id_t old, fresh; /* inside the two texts */
-    bool other_path;    /* the last id found in an answer was for another Path than the session's */
+    bool
+        other_path; /* the last id found in an answer was for another Path than the session's */
     unsigned path;
     uint32_t life_s; /* max inactive of the session */
 } move_t;
@@ -45,8 +50,9 @@ static bool is_ours(const move_t *m)
 
 static bool parse(const move_t *m, const char *text, xb_id_t *out)
 {
-    return xb_id_parse((xb_span_t){text, strlen(text)}, m->xb->balancer->s->sticky_separator, out)
-           && out->route.n;
+    return xb_id_parse((xb_span_t){text, strlen(text)}, m->xb->balancer->s->sticky_separator,
+                       out) &&
+           out->route.n;
 }
 
 static bool is_text(xb_span_t span, const char *text)
@@ -54,16 +60,17 @@ static bool is_text(xb_span_t span, const char *text)
     return strlen(text) == span.n && !memcmp(text, span.p, span.n);
 }
 
-/* Gate ----------------------------------------------------------------------------------------- */
+/* Gate
+ * ----------------------------------------------------------------------------------------- */
 
-/* Requests in flight at a gate that was shut on a busy session: they may end, within half of what
- * the waiters allow. */
+/* Requests in flight at a gate that was shut on a busy session: they may end. */
 static bool wait_for_quiet(const move_t *m)
 {
     unsigned inflight = 0;
-    int64_t end = m->begun_us + m->xb->conf.gate_timeout / 2;
-    while (xb_table_token(xnat_table, m->job->slot, m->token, &inflight) && inflight
-           && xnat_now_us() < end) {
+    int64_t half = m->xb->conf.gate_timeout / 2,
+            end = m->begun_us + (half < QUIET_US ? half : QUIET_US);
+    while (xb_table_token(xnat_table, m->job->slot, m->token, &inflight) && inflight &&
+           xnat_now_us() < end) {
         apr_sleep(2000);
     }
     return inflight == 0;
@@ -77,10 +84,12 @@ static bool shut_gate(move_t *m)
     if (job->seen == 0) {
         return xb_table_regate(xnat_table, job->slot, &m->token);
     }
-    return xb_table_gate(xnat_table, job->slot, job->seen, job->to, false, m->begun_us, &m->token);
+    return xb_table_gate(xnat_table, job->slot, job->seen, job->to, false, m->begun_us,
+                         &m->token);
 }
 
-/* HEADs ---------------------------------------------------------------------------------------- */
+/* HEADs
+ * ---------------------------------------------------------------------------------------- */
 
 static void front_of(const move_t *m, char host[256], char proto[8])
 {
@@ -129,20 +138,20 @@ static bool id_in_answer(move_t *m, const xnat_probe_answer_t *answer, char *tex
     m->other_path = false;
     for (unsigned i = 0; i < answer->cookies; i++) {
         xb_set_cookie_t cookie;
-        if (xb_id_in_set_cookie(answer->set_cookie[i], m->xb->balancer->s->sticky, &cookie)
-            && cookie.value.n && cookie.value.n < size) {
+        if (xb_id_in_set_cookie(answer->set_cookie[i], m->xb->balancer->s->sticky, &cookie) &&
+            cookie.value.n && cookie.value.n < size) {
             memcpy(text, cookie.value.p, cookie.value.n);
             text[cookie.value.n] = '\0';
             found = parse(m, text, out);
-            m->other_path = m->path != XNAT_PATH_UNKNOWN
-                            && !is_text(cookie.path, xnat_shm->path[m->path].text);
+            m->other_path = m->path != XNAT_PATH_UNKNOWN &&
+                            !is_text(cookie.path, xnat_shm->path[m->path].text);
         }
     }
     return found;
 }
 
-/* Flush: makes MSM write what it has left unwritten. The home must not rename the session by it:
- * its client would never learn the new name. */
+/* Flush: makes MSM write what it has left unwritten. The home must not rename the session by
+ * it: its client would never learn the new name. */
 static xb_refusal_t flush(move_t *m)
 {
     xnat_probe_answer_t answer;
@@ -151,8 +160,8 @@ static xb_refusal_t flush(move_t *m)
     if (!XB_RULE(FLUSH)) {
         return XB_REFUSALS;
     }
-    if (head(m, m->job->from_worker, m->old_text, left(m, m->xb->conf.gate_timeout / 4), &answer)
-        != XNAT_PROBE_ANSWERED) {
+    if (head(m, m->job->from_worker, m->old_text, left(m, m->xb->conf.gate_timeout / 4),
+             &answer) != XNAT_PROBE_ANSWERED) {
         return XB_NO_FLUSH;
     }
     if (id_in_answer(m, &answer, text, sizeof text, &id) && strcmp(text, m->old_text)) {
@@ -161,7 +170,8 @@ static xb_refusal_t flush(move_t *m)
     return XB_REFUSALS;
 }
 
-/* Marker --------------------------------------------------------------------------------------- */
+/* Marker
+ * --------------------------------------------------------------------------------------- */
 
 static xb_refusal_t check(move_t *m, size_t *total)
 {
@@ -169,7 +179,8 @@ static xb_refusal_t check(move_t *m, size_t *total)
     xb_refusal_t why = xnat_move_check(m->hands, m->xb, &m->old, &header, total);
     if (why == XB_REFUSALS) {
         m->life_s = header.max_inactive_s > 0 && header.max_inactive_s < 30 * 86400
-                        ? (uint32_t)header.max_inactive_s : UNKNOWN_LIFE_S;
+                        ? (uint32_t)header.max_inactive_s
+                        : UNKNOWN_LIFE_S;
         xb_table_max_inactive(xnat_table, m->job->slot, m->token, m->life_s);
     }
     return why;
@@ -199,26 +210,28 @@ static xb_refusal_t prepare(move_t *m)
     return why;
 }
 
-/* Proof ---------------------------------------------------------------------------------------- */
+/* Proof
+ * ---------------------------------------------------------------------------------------- */
 
 /* Rule SAMEID: the answer names the same session at the target. */
 static bool cookie_proves(move_t *m, const xnat_probe_answer_t *answer)
 {
-    return id_in_answer(m, answer, m->new_text, sizeof m->new_text, &m->fresh)
-           && m->fresh.base.n == m->old.base.n
-           && !memcmp(m->fresh.base.p, m->old.base.p, m->old.base.n)
-           && is_text(m->fresh.route, xnat_shm->route[m->job->to].route);
+    return id_in_answer(m, answer, m->new_text, sizeof m->new_text, &m->fresh) &&
+           m->fresh.base.n == m->old.base.n &&
+           !memcmp(m->fresh.base.p, m->old.base.p, m->old.base.n) &&
+           is_text(m->fresh.route, xnat_shm->route[m->job->to].route);
 }
 
-/* Rule FLIP: the key that was probed is gone and the target's is there. Waits for it a little. */
+/* Rule FLIP: the key that was probed is gone and the target's is there. Waits for it a little.
+ */
 static xnat_keys_t keys_prove(move_t *m)
 {
     int64_t end = xnat_now_us() + left(m, PROOF_US);
     apr_interval_time_t nap = 500;
     xnat_keys_t keys = XNAT_KEYS_NEW;
-    while (XB_RULE(FLIP)
-           && (keys = xnat_move_keys(m->hands, m->xb, &m->old, &m->fresh)) != XNAT_KEYS_NEW
-           && xnat_now_us() < end) {
+    while (XB_RULE(FLIP) &&
+           (keys = xnat_move_keys(m->hands, m->xb, &m->old, &m->fresh)) != XNAT_KEYS_NEW &&
+           xnat_now_us() < end) {
         apr_sleep(nap);
         nap = nap < 10000 ? nap * 2 : nap;
     }
@@ -234,8 +247,8 @@ static void guess_fresh(move_t *m)
     parse(m, m->new_text, &m->fresh);
 }
 
-/* Rule BOTH, after a probe without proof: the keys say who has it; in doubt a living home does, and
- * the session makes no further voluntary move. */
+/* Rule BOTH, after a probe without proof: the keys say who has it; in doubt a living home does,
+ * and the session makes no further voluntary move. */
 static bool taken_over_unseen(move_t *m)
 {
     guess_fresh(m);
@@ -253,7 +266,9 @@ static xb_refusal_t no_proof(xnat_probe_rc_t rc, bool cookie)
         [XNAT_PROBE_BROKEN] = XB_NO_PROBE,
         [XNAT_PROBE_LATE] = XB_NO_PROBE_LATE,
     };
-    return rc != XNAT_PROBE_ANSWERED ? refusal[rc] : cookie ? XB_NO_PROOF_KEYS : XB_NO_PROOF_COOKIE;
+    return rc != XNAT_PROBE_ANSWERED ? refusal[rc]
+           : cookie                  ? XB_NO_PROOF_KEYS
+                                     : XB_NO_PROOF_COOKIE;
 }
 
 static xb_refusal_t take_over(move_t *m)
@@ -279,7 +294,8 @@ static xb_refusal_t take_over(move_t *m)
     return no_proof(rc, cookie);
 }
 
-/* Ends ----------------------------------------------------------------------------------------- */
+/* Ends
+ * ----------------------------------------------------------------------------------------- */
 
 static void account(const move_t *m)
 {
@@ -324,9 +340,9 @@ static void remember(const move_t *m, xb_refusal_t outcome)
     }
     __atomic_fetch_add((uint64_t *)&xnat_shm->move_us_sum, rec.took_us, __ATOMIC_RELAXED);
     uint64_t most = __atomic_load_n((uint64_t *)&xnat_shm->move_us_max, __ATOMIC_RELAXED);
-    while (rec.took_us > most
-           && !__atomic_compare_exchange_n((uint64_t *)&xnat_shm->move_us_max, &most, rec.took_us,
-                                           0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    while (rec.took_us > most &&
+           !__atomic_compare_exchange_n((uint64_t *)&xnat_shm->move_us_max, &most, rec.took_us,
+                                        0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     }
     char digest[XB_DIGEST_SIZE];
     xnat_log_server(APLOG_NOTICE, 0, m->xb->server, XB(0301),
@@ -339,7 +355,8 @@ static void remember(const move_t *m, xb_refusal_t outcome)
 void xnat_move_refused(const xnat_job_t *job, xb_refusal_t why)
 {
     int64_t now = xnat_now_us();
-    int64_t last = __atomic_load_n((int64_t *)&xnat_shm->refusal_logged_us[why], __ATOMIC_RELAXED);
+    int64_t last =
+        __atomic_load_n((int64_t *)&xnat_shm->refusal_logged_us[why], __ATOMIC_RELAXED);
     xnat_count(&xnat_shm->refusals[why]);
     if (last && now - last < 60 * INT64_C(1000000)) {
         return;
@@ -358,8 +375,8 @@ void xnat_move_refused(const xnat_job_t *job, xb_refusal_t why)
 /* Steps between gate and commit. */
 static xb_refusal_t carry_out(move_t *m)
 {
-    if (!xb_table_id(xnat_table, m->job->slot, m->token, m->old_text, &m->path)
-        || !parse(m, m->old_text, &m->old)) {
+    if (!xb_table_id(xnat_table, m->job->slot, m->token, m->old_text, &m->path) ||
+        !parse(m, m->old_text, &m->old)) {
         return XB_NO_TOKEN;
     }
     if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {
@@ -391,7 +408,9 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
         outcome = commit(&m);
     }
     if (outcome != XB_REFUSALS) {
-        xb_table_abort(xnat_table, job->slot, m.token, xnat_now_us() + BACK_OFF_US);
+        xb_table_abort(xnat_table, job->slot, m.token,
+                       xnat_now_us() +
+                           (outcome == XB_NO_QUIET ? NEVER_QUIET_BACK_OFF_US : BACK_OFF_US));
         xnat_move_refused(job, outcome);
     }
     remember(&m, outcome);

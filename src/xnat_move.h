@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One move of one session, step by step (rules 3 to 10 of the protocol; docs/architecture.md).
- * Runs in a worker thread of the mover, never in a request; everything it waits for has a deadline
- * that ends before the gate's. */
+ * Runs in a worker thread of the mover, never in a request; everything it waits for has a
+ * deadline that ends before the gate's. */
 #ifndef XNAT_MOVE_H
 #define XNAT_MOVE_H
 

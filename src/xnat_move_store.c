@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A move's questions to memcached. Nothing that comes back is trusted: see xb_msm and xb_store. */
+/* A move's questions to memcached. Nothing that comes back is trusted: see xb_msm and xb_store.
+ */
 #include "xnat_move_store.h"
 
 #include "mod_xnat_balance.h"
@@ -56,9 +57,9 @@ bool xnat_move_store_up(xnat_hands_t *hands, const xnat_balancer_t *xb)
     for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
         uint32_t mask;
         if (!xb_breaker_is_closed(&health_of(xb, i)->breaker)) {
-            up = allowed(xb, i)
-                 && answered(xb, i, xb_store_which(st, i, key, 1, &mask, xb->conf.mc_timeout))
-                 && up;
+            up = allowed(xb, i) &&
+                 answered(xb, i, xb_store_which(st, i, key, 1, &mask, xb->conf.mc_timeout)) &&
+                 up;
         }
     }
     return up;
@@ -69,7 +70,8 @@ static xb_refusal_t down(xb_store_rc_t rc)
     return rc == XB_STORE_LATE ? XB_NO_STORE_LATE : XB_NO_STORE;
 }
 
-/* On every memcached, since the program that writes the pin need not know MSM's distribution. */
+/* On every memcached, since the program that writes the pin need not know MSM's distribution.
+ */
 static xb_refusal_t check_pin(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id)
 {
     char text[XB_MSM_KEY_MAX + 1];
@@ -97,9 +99,12 @@ static xb_refusal_t check_pin(xnat_hands_t *hands, const xnat_balancer_t *xb, co
 static xb_refusal_t judge(xb_msm_verdict_t verdict)
 {
     static const xb_refusal_t refusal[] = {
-        [XB_MSM_GOOD] = XB_REFUSALS,           [XB_MSM_SHORT] = XB_NO_MARKER_BAD,
-        [XB_MSM_VERSION] = XB_NO_MARKER_BAD,   [XB_MSM_OTHERID] = XB_NO_MARKER_OTHER,
-        [XB_MSM_INVALID] = XB_NO_MARKER_INVALID, [XB_MSM_EXPIRING] = XB_NO_MARKER_EXPIRING,
+        [XB_MSM_GOOD] = XB_REFUSALS,
+        [XB_MSM_SHORT] = XB_NO_MARKER_BAD,
+        [XB_MSM_VERSION] = XB_NO_MARKER_BAD,
+        [XB_MSM_OTHERID] = XB_NO_MARKER_OTHER,
+        [XB_MSM_INVALID] = XB_NO_MARKER_INVALID,
+        [XB_MSM_EXPIRING] = XB_NO_MARKER_EXPIRING,
     };
     return refusal[verdict];
 }
@@ -124,15 +129,16 @@ xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, con
     if (!allowed(xb, (unsigned)node)) {
         return XB_NO_STORE;
     }
-    xb_store_rc_t rc = xb_store_get(store_of(hands, xb), (unsigned)node, key, value, sizeof value,
-                                    &got, total, xb->conf.mc_timeout);
+    xb_store_rc_t rc = xb_store_get(store_of(hands, xb), (unsigned)node, key, value,
+                                    sizeof value, &got, total, xb->conf.mc_timeout);
     if (!answered(xb, (unsigned)node, rc)) {
         return down(rc);
     }
     if (rc != XB_STORE_FOUND) {
         return XB_NO_MARKER;
     }
-    return judge(xb_msm_value_check(value, got, id->whole, apr_time_now() / 1000, MARGIN_S, head));
+    return judge(
+        xb_msm_value_check(value, got, id->whole, apr_time_now() / 1000, MARGIN_S, head));
 }
 
 bool xnat_move_mark(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
@@ -145,8 +151,8 @@ bool xnat_move_mark(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_
     }
     for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
         if (allowed(xb, i)) {
-            xb_store_rc_t rc = xb_store_set(store_of(hands, xb), i, key, route, ttl_s,
-                                            xb->conf.mc_timeout);
+            xb_store_rc_t rc =
+                xb_store_set(store_of(hands, xb), i, key, route, ttl_s, xb->conf.mc_timeout);
             written = (answered(xb, i, rc) && rc == XB_STORE_FOUND) || written;
         }
     }
@@ -160,8 +166,8 @@ static int has_key(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t
     const char *key = text;
     uint32_t mask = 0;
     int node = xb_msm_node_of(xb->conf.nodes, id);
-    if (node < 0 || !xb_msm_key(text, "", xb->conf.prefix, id->whole)
-        || !allowed(xb, (unsigned)node)) {
+    if (node < 0 || !xb_msm_key(text, "", xb->conf.prefix, id->whole) ||
+        !allowed(xb, (unsigned)node)) {
         return -1;
     }
     xb_store_rc_t rc = xb_store_which(store_of(hands, xb), (unsigned)node, &key, 1, &mask,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a move asks of memcached and tells it. Worker threads of the mover only. Each call is bounded
- * by XnatBalanceMemcachedTimeout and goes through the node's breaker. */
+/* What a move asks of memcached and tells it. Worker threads of the mover only. Each call is
+ * bounded by XnatBalanceMemcachedTimeout and goes through the node's breaker. */
 #ifndef XNAT_MOVE_STORE_H
 #define XNAT_MOVE_STORE_H
 
@@ -9,8 +9,8 @@
 /* Are all memcacheds of the list in service? Tries those whose breaker wants a try. */
 bool xnat_move_store_up(xnat_hands_t *hands, const xnat_balancer_t *xb);
 
-/* Reads the session under this id and checks that it may be moved: pin marker, presence, header.
- * XB_REFUSALS: it may; *total = bytes of the value. */
+/* Reads the session under this id and checks that it may be moved: pin marker, presence,
+ * header. XB_REFUSALS: it may; *total = bytes of the value. */
 xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
                              xb_msm_head_t *head, size_t *total);
 
@@ -18,8 +18,13 @@ xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, con
 bool xnat_move_mark(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
                     const char *route, uint32_t ttl_s);
 
-typedef enum { XNAT_KEYS_UNKNOWN, XNAT_KEYS_NONE, XNAT_KEYS_OLD, XNAT_KEYS_NEW, XNAT_KEYS_BOTH }
-xnat_keys_t;
+typedef enum {
+    XNAT_KEYS_UNKNOWN,
+    XNAT_KEYS_NONE,
+    XNAT_KEYS_OLD,
+    XNAT_KEYS_NEW,
+    XNAT_KEYS_BOTH
+} xnat_keys_t;
 
 /* Which of two ids of one session have a value now. */
 xnat_keys_t xnat_move_keys(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *old,

@@ -12,14 +12,14 @@
 #include "xnat_tick.h"
 
 #define TICK_US 50000
-#define WAIT_FOR_LEASE_US 250000
+#define WAIT_FOR_LEASE_US 400000
 /* A holder that has not been heard of for so long has lost its lease. */
 #define LEASE_MS 1500
 #define WORKERS 4
 #define QUEUE 64
 
-/* This child's part. lock guards queue, count and stopping; workers wait at work, the mover's own
- * thread at nap. */
+/* This child's part. lock guards queue, count and stopping; workers wait at work, the mover's
+ * own thread at nap. */
 static struct {
     apr_pool_t *pool;
     server_rec *server;
@@ -32,12 +32,13 @@ static struct {
     uint64_t lease; /* as we last wrote it; 0: not ours */
 } mover;
 
-/* Lease ---------------------------------------------------------------------------------------- */
+/* Lease
+ * ---------------------------------------------------------------------------------------- */
 
 static uint64_t lease_now(void)
 {
-    return (uint64_t)(xnat_child + 1) << 48
-           | ((uint64_t)(xnat_now_us() / 1000) & UINT64_C(0xffffffffffff));
+    return (uint64_t)(xnat_child + 1) << 48 |
+           ((uint64_t)(xnat_now_us() / 1000) & UINT64_C(0xffffffffffff));
 }
 
 static int64_t age_ms(uint64_t lease)
@@ -53,8 +54,8 @@ static bool swap_lease(uint64_t seen, uint64_t next)
 
 static bool is_lost(uint64_t lease)
 {
-    return lease == 0 || age_ms(lease) > LEASE_MS
-           || xb_table_child_pid(xnat_table, (unsigned)(lease >> 48) - 1) == 0;
+    return lease == 0 || age_ms(lease) > LEASE_MS ||
+           xb_table_child_pid(xnat_table, (unsigned)(lease >> 48) - 1) == 0;
 }
 
 /* Renews or takes the lease. True: it is ours until the next tick at least. */
@@ -80,7 +81,8 @@ int64_t xnat_mover_heartbeat_age_ms(void)
     return lease ? age_ms(lease) : -1;
 }
 
-/* Queue ---------------------------------------------------------------------------------------- */
+/* Queue
+ * ---------------------------------------------------------------------------------------- */
 
 bool xnat_mover_submit(const xnat_job_t *job)
 {
@@ -110,7 +112,8 @@ static bool next_job(xnat_job_t *job)
     return more;
 }
 
-/* Threads -------------------------------------------------------------------------------------- */
+/* Threads
+ * -------------------------------------------------------------------------------------- */
 
 static void *APR_THREAD_FUNC work(apr_thread_t *thread, void *data)
 {
@@ -168,7 +171,8 @@ static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *data)
         }
         apr_thread_mutex_lock(mover.lock);
         if (!mover.stopping) {
-            apr_thread_cond_timedwait(mover.nap, mover.lock, holder ? TICK_US : WAIT_FOR_LEASE_US);
+            apr_thread_cond_timedwait(mover.nap, mover.lock,
+                                      holder ? TICK_US : WAIT_FOR_LEASE_US);
         }
     }
     apr_thread_mutex_unlock(mover.lock);
@@ -214,7 +218,8 @@ void xnat_mover_child_init(apr_pool_t *pchild, server_rec *s)
         return;
     }
     mover.server = s;
-    /* A pool of its own allocator: threads use it while the child's pool is in others' hands. */
+    /* A pool of its own allocator: threads use it while the child's pool is in others' hands.
+     */
     apr_allocator_t *allocator;
     apr_status_t rv = apr_allocator_create(&allocator);
     if (rv == APR_SUCCESS) {
@@ -234,7 +239,8 @@ void xnat_mover_child_init(apr_pool_t *pchild, server_rec *s)
         rv = start(&mover.thread, run);
     }
     if (rv != APR_SUCCESS) {
-        xnat_log_server(APLOG_ERR, rv, s, XB(0312), "the mover could not be started: no moves "
+        xnat_log_server(APLOG_ERR, rv, s, XB(0312),
+                        "the mover could not be started: no moves "
                         "from this child");
         mover.thread = NULL;
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The mover: one for the whole server, by a lease in shared memory; its threads live in a child.
- * Every child has a mover thread that waits for the lease; the holder's ticks fold counters, repair
- * what dead children left and choose moves, its workers carry them out. */
+/* The mover: one for the whole server, by a lease in shared memory; its threads live in a
+ * child. Every child has a mover thread that waits for the lease; the holder's ticks fold
+ * counters, repair what dead children left and choose moves, its workers carry them out. */
 #ifndef XNAT_MOVER_H
 #define XNAT_MOVER_H
 

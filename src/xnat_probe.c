@@ -34,7 +34,7 @@ struct xnat_probe_t {
 static _Thread_local xnat_probe_t *running;
 
 static ap_filter_rec_t *no_body, *no_client, *bounded;
-static APR_OPTIONAL_FN_TYPE(ajp_handle_cping_cpong) *cping;
+static APR_OPTIONAL_FN_TYPE(ajp_handle_cping_cpong) * cping;
 
 /* ---- filters and hooks */
 
@@ -90,8 +90,8 @@ static int pre_connection(conn_rec *c, void *csd)
 void xnat_probe_register_hooks(apr_pool_t *p)
 {
     (void)p;
-    no_body = ap_register_input_filter("XNAT_PROBE_NO_BODY", no_body_filter, NULL,
-                                       AP_FTYPE_NETWORK);
+    no_body =
+        ap_register_input_filter("XNAT_PROBE_NO_BODY", no_body_filter, NULL, AP_FTYPE_NETWORK);
     no_client = ap_register_output_filter("XNAT_PROBE_NO_CLIENT", no_client_filter, NULL,
                                           AP_FTYPE_NETWORK);
     bounded = ap_register_input_filter("XNAT_PROBE_BOUNDED", bounded_filter, NULL,
@@ -240,8 +240,9 @@ static request_rec *make_request(xnat_probe_t *p, apr_pool_t *pool,
     set_header(r, "Cookie", req->cookie);
     set_header(r, "Authorization", req->authorization);
     set_header(r, "X-Forwarded-Proto", req->forwarded_proto);
-    set_forwarded_for(r, req->forwarded_for, conf->add_forwarded_headers
-                      && strncmp(req->worker->s->scheme, "ajp", 3) != 0);
+    set_forwarded_for(r, req->forwarded_for,
+                      conf->add_forwarded_headers &&
+                          strncmp(req->worker->s->scheme, "ajp", 3) != 0);
     if (!xnat_clones_reusable(req->worker)) {
         apr_table_setn(r->subprocess_env, "proxy-nokeepalive", "1");
     }
@@ -275,9 +276,9 @@ static bool connect_to(xnat_probe_t *p, proxy_server_conf *conf, apr_sockaddr_t 
                                               sizeof(*conf->source_address)));
         }
     }
-    if (xnat_deadline_watch(&p->deadline, sock)
-        && (local ? ap_proxy_connect_uds(sock, conn->uds_path, conn->scpool)
-                  : apr_socket_connect(sock, addr)) == APR_SUCCESS) {
+    if (xnat_deadline_watch(&p->deadline, sock) &&
+        (local ? ap_proxy_connect_uds(sock, conn->uds_path, conn->scpool)
+               : apr_socket_connect(sock, addr)) == APR_SUCCESS) {
         conn->sock = sock;
         return true;
     }
@@ -303,8 +304,8 @@ static bool connect_member(xnat_probe_t *p, request_rec *r, const xnat_probe_req
         return false;
     }
     if (p->conn->sock) {
-        *kept = ap_proxy_check_connection(scheme, p->conn, r->server, 1, PROXY_CHECK_CONN_EMPTY)
-                == APR_SUCCESS;
+        *kept = ap_proxy_check_connection(scheme, p->conn, r->server, 1,
+                                          PROXY_CHECK_CONN_EMPTY) == APR_SUCCESS;
     }
     for (apr_sockaddr_t *a = p->conn->addr; a && !p->conn->sock; a = a->next) {
         connect_to(p, req->conf, a);

@@ -26,14 +26,14 @@ apr_status_t xnat_probe_create(xnat_probe_t **out, server_rec *s);
 void xnat_probe_destroy(xnat_probe_t *p);
 
 typedef struct {
-    server_rec *server;       /* the virtual host whose traffic the balancer carries */
-    proxy_server_conf *conf;  /* its proxy configuration */
+    server_rec *server;      /* the virtual host whose traffic the balancer carries */
+    proxy_server_conf *conf; /* its proxy configuration */
     proxy_balancer *balancer;
-    proxy_worker *worker;     /* the real one */
-    const char *path;         /* absolute, at the node */
-    const char *host;         /* Host (and SNI) with ProxyPreserveHost, or NULL: the member's */
-    const char *cookie;       /* whole Cookie header, or NULL */
-    const char *authorization; /* or NULL */
+    proxy_worker *worker; /* the real one */
+    const char *path;     /* absolute, at the node */
+    const char *host;     /* Host (and SNI) with ProxyPreserveHost, or NULL: the member's */
+    const char *cookie;   /* whole Cookie header, or NULL */
+    const char *authorization;   /* or NULL */
     const char *forwarded_proto; /* X-Forwarded-Proto that clients' requests had, or NULL */
     const char *forwarded_for;   /* X-Forwarded-For that the node shall see, or NULL */
     apr_interval_time_t budget;  /* whole call, without DNS */

@@ -13,8 +13,8 @@ struct xnat_clones_t {
 };
 
 typedef struct {
-    apr_pool_t *pool;              /* owns this, the clone and its connection */
-    proxy_worker_shared settings;  /* of the real member when the clone was made */
+    apr_pool_t *pool;             /* owns this, the clone and its connection */
+    proxy_worker_shared settings; /* of the real member when the clone was made */
     proxy_worker *worker;
 } clone_t;
 
@@ -132,8 +132,9 @@ char *xnat_clones_url(apr_pool_t *pool, const proxy_worker *clone, const char *p
     const char *name = clone->s->name_ex;
     const char *host = strstr(name, "://");
     host = host ? host + 3 : name;
-    return apr_pstrcat(pool, apr_pstrmemdup(pool, name, (apr_size_t)(host - name)
-                                            + strcspn(host, "/")), path, NULL);
+    return apr_pstrcat(
+        pool, apr_pstrmemdup(pool, name, (apr_size_t)(host - name) + strcspn(host, "/")), path,
+        NULL);
 }
 
 bool xnat_clones_reusable(const proxy_worker *real)

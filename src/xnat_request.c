@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A balanced request: recognised, let through or held at its session's gate, sent, learned from,
- * ended. Election and failover are in xnat_elect.c. */
+/* A balanced request: recognised, let through or held at its session's gate, sent, learned
+ * from, ended. Election and failover are in xnat_elect.c. */
 #include "xnat_request.h"
 
 #include "ap_mpm.h"
@@ -39,7 +39,8 @@ void xnat_request_say(xnat_request_t *xr, xb_decision_t decision, const char *re
     }
 }
 
-/* Ended ---------------------------------------------------------------------------------------- */
+/* Ended
+ * ---------------------------------------------------------------------------------------- */
 
 static void leave_member(xnat_request_t *xr)
 {
@@ -66,7 +67,8 @@ static void leave_session(xnat_request_t *xr)
     }
 }
 
-/* Once per request: when the node's answer has been passed on, or when the request's memory goes. */
+/* Once per request: when the node's answer has been passed on, or when the request's memory
+ * goes. */
 static void finish(xnat_request_t *xr)
 {
     if (apr_atomic_xchg32(&xr->ended, 1)) {
@@ -89,12 +91,15 @@ int xnat_request_done(int *status, request_rec *r)
     xnat_request_t *xr = xnat_request_of(r);
     (void)status;
     if (xr) {
+        /* ProxyErrorOverride: the node's answer was whole and never passed our filter. */
+        xr->complete = xr->complete || apr_table_get(r->notes, "proxy-error-override");
         finish(xr);
     }
     return DECLINED;
 }
 
-/* Recognised ----------------------------------------------------------------------------------- */
+/* Recognised
+ * ----------------------------------------------------------------------------------- */
 
 /* The id as stock code will find it: in the URL with its query, then in the cookies. */
 static void find_id(xnat_request_t *xr, const char *url)
@@ -110,8 +115,8 @@ static void find_id(xnat_request_t *xr, const char *url)
     if (xb_id_in_url(whole, b->sticky_path, b->scolonsep, &text)) {
         xr->sticky_used = b->sticky_path;
     }
-    else if ((cookie = apr_table_get(r->headers_in, "Cookie"))
-             && xb_id_in_cookie(cookie, b->sticky, &text)) {
+    else if ((cookie = apr_table_get(r->headers_in, "Cookie")) &&
+             xb_id_in_cookie(cookie, b->sticky, &text)) {
         xr->sticky_used = b->sticky;
     }
     else {
@@ -137,7 +142,8 @@ static xnat_request_t *begin(request_rec *r, xnat_balancer_t *xb, const char *ur
     return xr;
 }
 
-/* At the gate ---------------------------------------------------------------------------------- */
+/* At the gate
+ * ---------------------------------------------------------------------------------- */
 
 /* Half of a child's threads at most wait at gates: the others keep serving. */
 static bool may_wait(apr_uint32_t *waiting)
@@ -160,13 +166,13 @@ static int refuse_at_gate(xnat_request_t *xr, const char *reason, _Atomic uint64
     xnat_count(counter);
     xnat_request_say(xr, XB_REFUSED, reason, NULL, NULL);
     apr_table_setn(xr->r->err_headers_out, "Retry-After", "1");
-    xnat_log_request(APLOG_INFO, 0, xr->r, XB(0201), "503 at the gate of a session on the move: %s",
-                     reason);
+    xnat_log_request(APLOG_INFO, 0, xr->r, XB(0201),
+                     "503 at the gate of a session on the move: %s", reason);
     return HTTP_SERVICE_UNAVAILABLE;
 }
 
-/* Waits until the session's move has ended, by looking: the mover may live in another process, and
- * a move takes milliseconds. */
+/* Waits until the session's move has ended, by looking: the mover may live in another process,
+ * and a move takes milliseconds. */
 static xb_enter_t wait_at_gate(xnat_request_t *xr)
 {
     int64_t now = xnat_now_us(), deadline = now + xr->xb->conf.gate_timeout;
@@ -214,7 +220,8 @@ static int enter(xnat_request_t *xr)
     return OK;
 }
 
-/* Let through ---------------------------------------------------------------------------------- */
+/* Let through
+ * ---------------------------------------------------------------------------------- */
 
 static bool names_route(const xb_id_t *id, const char *route)
 {
@@ -246,8 +253,8 @@ static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balanc
 {
     if (!xr->known) {
         if (!xr->id.whole.n) {
-            xnat_request_say(xr, XB_ELECTED, xr->sticky_used ? "id-without-route" : "no-session",
-                             NULL, NULL);
+            xnat_request_say(xr, XB_ELECTED,
+                             xr->sticky_used ? "id-without-route" : "no-session", NULL, NULL);
         }
         else {
             xnat_request_say(xr, XB_STAYED, "unknown-session", NULL, NULL);
@@ -273,8 +280,8 @@ int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_r
     if ((xr && xr->wrapped) || !xnat_shm) {
         return DECLINED;
     }
-    if (!b && (ap_cstr_casecmpn(*url, BALANCER_PREFIX, sizeof(BALANCER_PREFIX) - 1)
-               || !(b = ap_proxy_get_balancer(r->pool, conf, *url, 1)))) {
+    if (!b && (ap_cstr_casecmpn(*url, BALANCER_PREFIX, sizeof(BALANCER_PREFIX) - 1) ||
+               !(b = ap_proxy_get_balancer(r->pool, conf, *url, 1)))) {
         return DECLINED;
     }
     xnat_balancer_t *xb = xnat_balancer_of(b);
@@ -289,7 +296,8 @@ int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_r
     return rv == OK ? route_request(xr, worker, balancer, conf, url) : rv;
 }
 
-/* Sent ----------------------------------------------------------------------------------------- */
+/* Sent
+ * ----------------------------------------------------------------------------------------- */
 
 /* A session that the table does not know is remembered on the client's word, as such. */
 static void remember_unknown(xnat_request_t *xr, unsigned member)
@@ -299,9 +307,10 @@ static void remember_unknown(xnat_request_t *xr, unsigned member)
                                      member, XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN, 0,
                                      xnat_now_us(), &xr->ref, &forgot);
     if (rc == XB_INSERT_EXISTS) {
-        rc = xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, xnat_now_us(), &xr->ref)
-                     == XB_ENTER_IN
-                 ? XB_INSERT_NEW : XB_INSERT_EXISTS;
+        rc = xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, xnat_now_us(),
+                            &xr->ref) == XB_ENTER_IN
+                 ? XB_INSERT_NEW
+                 : XB_INSERT_EXISTS;
     }
     xr->entered = rc == XB_INSERT_NEW;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A balanced request from its arrival to its end. The functions are httpd's hooks; each runs in the
- * request's own thread. None does I/O; only pre may wait, at the gate of a session that is moved. */
+/* A balanced request from its arrival to its end. The functions are httpd's hooks; each runs in
+ * the request's own thread. None does I/O; only pre may wait, at the gate of a session that is
+ * moved. */
 #ifndef XNAT_REQUEST_H
 #define XNAT_REQUEST_H
 
@@ -27,9 +28,9 @@ typedef struct {
     double credit;   /* bytes promised to `member` by the election */
     apr_uint64_t bytes_in, bytes_out;
     xb_decision_t decision;
-    const char *node_path;   /* path at the node, as sent */
-    bool complete;           /* the node's whole answer has passed */
-    const char *sticky_used; /* name under which the id was found */
+    const char *node_path;    /* path at the node, as sent */
+    bool complete;            /* the node's whole answer has passed */
+    const char *sticky_used;  /* name under which the id was found */
     struct xnat_mask_t *mask; /* what finder must put back while wrapped; see xnat_wrap.c */
     ap_filter_t *tunnel_in, *tunnel_out;
     apr_uint32_t ended;

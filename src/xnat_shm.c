@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The shared-memory segment: making it, finding it again after a graceful restart, its records. */
+/* The shared-memory segment: making it, finding it again after a graceful restart, its records.
+ */
 #include "xnat_shm.h"
 
 #include <signal.h>
@@ -40,7 +41,8 @@ static apr_size_t aligned(apr_size_t n)
 }
 
 /* Rows for two generations of children, since an old one may drain for hours; claims for the
- * requests that one child can have, HTTP/2 streams run on threads of their own beside the MPM's. */
+ * requests that one child can have, HTTP/2 streams run on threads of their own beside the
+ * MPM's. */
 static xb_table_dim_t dimensions(server_rec *s)
 {
     int servers = 1, threads = 1;
@@ -70,8 +72,9 @@ static xnat_shm_t *make_segment(apr_pool_t *process, server_rec *s)
     apr_status_t rv = apr_shm_create(&handle, table_at + table_size + 64, NULL, process);
     if (rv != APR_SUCCESS || table_size == 0) {
         xnat_log_server(APLOG_EMERG, rv, s, XB(0101),
-                        "no shared memory of %" APR_SIZE_T_FMT " bytes for %u sessions: lower "
-                        XNAT_SESSIONS, table_at + table_size, dim.sessions);
+                        "no shared memory of %" APR_SIZE_T_FMT
+                        " bytes for %u sessions: lower " XNAT_SESSIONS,
+                        table_at + table_size, dim.sessions);
         return NULL;
     }
     char *base = (char *)aligned((apr_size_t)apr_shm_baseaddr_get(handle));
@@ -92,8 +95,7 @@ static xnat_shm_t *make_segment(apr_pool_t *process, server_rec *s)
     strcpy(root->path[0].text, "/");
     root->path[0].state = 2;
     xb_members_init((xb_members_t *)(base + members_at), dim.children);
-    if (rv != APR_SUCCESS
-        || !xb_table_init(base + table_at, &dim)) {
+    if (rv != APR_SUCCESS || !xb_table_init(base + table_at, &dim)) {
         xnat_log_server(APLOG_EMERG, rv, s, XB(0102), "the session table could not be set up");
         return NULL;
     }
@@ -116,9 +118,10 @@ int xnat_shm_post_config(apr_pool_t *pconf, server_rec *s)
     if (found) {
         xb_table_dim_t now = dimensions(s);
         if (root->magic != MAGIC || root->version != LAYOUT) {
-            xnat_log_server(APLOG_EMERG, 0, s, XB(0103),
-                            "another version of the module left its shared memory here: stop and "
-                            "start httpd, a graceful restart is not enough");
+            xnat_log_server(
+                APLOG_EMERG, 0, s, XB(0103),
+                "another version of the module left its shared memory here: stop and "
+                "start httpd, a graceful restart is not enough");
             return HTTP_INTERNAL_SERVER_ERROR;
         }
         if (now.sessions != root->dim.sessions) {
@@ -146,9 +149,10 @@ void xnat_shm_child_init(apr_pool_t *pchild, server_rec *s)
 {
     xnat_child = xb_table_child_open(xnat_table, (int32_t)getpid());
     if (xnat_child < 0) {
-        xnat_log_server(APLOG_ERR, 0, s, XB(0105),
-                        "more children than rows in shared memory: this child's sessions cannot "
-                        "move; stop and start httpd");
+        xnat_log_server(
+            APLOG_ERR, 0, s, XB(0105),
+            "more children than rows in shared memory: this child's sessions cannot "
+            "move; stop and start httpd");
         return;
     }
     xb_members_clear_child(xnat_members, (uint32_t)xnat_child);
@@ -172,7 +176,8 @@ unsigned xnat_shm_balancer(const char *sname)
     for (unsigned i = 0; i < XNAT_BALANCERS_MAX - 1; i++) {
         uint64_t seen = 0;
         if (__atomic_compare_exchange_n((uint64_t *)&xnat_shm->balancer[i].key, &seen, key, 0,
-                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE) || seen == key) {
+                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE) ||
+            seen == key) {
             return i;
         }
     }
@@ -187,7 +192,8 @@ unsigned xnat_shm_store(const char *host, unsigned port)
     for (unsigned i = 0; i < XNAT_STORES_MAX - 1; i++) {
         uint64_t seen = 0;
         if (__atomic_compare_exchange_n((uint64_t *)&xnat_shm->store[i].key, &seen, key, 0,
-                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE) || seen == key) {
+                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE) ||
+            seen == key) {
             return i;
         }
     }
@@ -208,8 +214,8 @@ static bool is_plain_path(xb_span_t path)
     return true;
 }
 
-/* Two children that learn one path at once may keep it twice; a child killed while it writes leaves
- * a slot unused. Neither matters. */
+/* Two children that learn one path at once may keep it twice; a child killed while it writes
+ * leaves a slot unused. Neither matters. */
 unsigned xnat_shm_path(xb_span_t path)
 {
     if (!is_plain_path(path)) {
@@ -221,9 +227,8 @@ unsigned xnat_shm_path(xb_span_t path)
         if (state == 2 && !strncmp(slot->text, path.p, path.n) && !slot->text[path.n]) {
             return i;
         }
-        if (state == 0
-            && __atomic_compare_exchange_n((uint32_t *)&slot->state, &state, 1, 0,
-                                           __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+        if (state == 0 && __atomic_compare_exchange_n((uint32_t *)&slot->state, &state, 1, 0,
+                                                      __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
             memcpy(slot->text, path.p, path.n);
             slot->text[path.n] = '\0';
             __atomic_store_n((uint32_t *)&slot->state, 2, __ATOMIC_RELEASE);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The one shared-memory segment: anonymous, made at the first start, kept over graceful restarts,
- * gone with the last process. It holds the session table, the members' records and everything that
- * children must agree on. Fixed-width types, offsets instead of pointers. */
+/* The one shared-memory segment: anonymous, made at the first start, kept over graceful
+ * restarts, gone with the last process. It holds the session table, the members' records and
+ * everything that children must agree on. Fixed-width types, offsets instead of pointers. */
 #ifndef XNAT_SHM_H
 #define XNAT_SHM_H
 
@@ -22,14 +22,14 @@
 #define XNAT_PATH_SIZE 128
 #define XNAT_RECENT 32
 
-/* What the mover must know of a balancer's traffic to imitate it; text is written once per change
- * by requests, guarded by `seq` (odd: being written). */
+/* What the mover must know of a balancer's traffic to imitate it; text is written once per
+ * change by requests, guarded by `seq` (odd: being written). */
 typedef struct {
     _Atomic uint64_t key; /* keyed hash of sname; 0: free */
     xb_bucket_t rate;     /* overload moves */
     _Atomic uint32_t seq;
-    char host[256];         /* Host of the last new session if it was preserved, or empty */
-    char proto[8];          /* its X-Forwarded-Proto, or empty */
+    char host[256]; /* Host of the last new session if it was preserved, or empty */
+    char proto[8];  /* its X-Forwarded-Proto, or empty */
 } xnat_shm_balancer_t;
 
 /* Health of one memcached, found by the keyed hash of host:port. */
@@ -50,14 +50,15 @@ typedef struct {
     char text[XNAT_PATH_SIZE];
 } xnat_shm_path_t;
 
-/* A move that ended, for the status page: a ring; `seq` is its number, odd entries do not exist. */
+/* A move that ended, for the status page: a ring; `seq` is its number, odd entries do not
+ * exist. */
 typedef struct {
     _Atomic uint64_t seq; /* number of the move + 1; 0: empty; all ones: being written */
     int64_t at_us;
-    uint64_t digest;     /* hash of the base id, shown as xb_digest does */
-    uint16_t from, to;   /* members */
-    uint8_t reason;      /* xb_move_t */
-    uint8_t refusal;     /* xb_refusal_t, XB_REFUSALS = committed */
+    uint64_t digest;   /* hash of the base id, shown as xb_digest does */
+    uint16_t from, to; /* members */
+    uint8_t reason;    /* xb_move_t */
+    uint8_t refusal;   /* xb_refusal_t, XB_REFUSALS = committed */
     uint8_t pad[2];
     uint32_t took_us;
 } xnat_shm_recent_t;
@@ -82,9 +83,10 @@ typedef struct {
     _Atomic uint64_t refusals[XB_REFUSALS];
     _Atomic int64_t refusal_logged_us[XB_REFUSALS]; /* one line per class and minute */
     _Atomic uint64_t gate_waits, gate_timeouts, gate_crowded, fenced;
-    _Atomic uint64_t forgotten, not_remembered; /* living entries displaced; sessions without one */
-    _Atomic uint64_t lost_claims;               /* requests that could not be counted */
-    _Atomic uint64_t repaired;                  /* sessions counted again after a child died */
+    _Atomic uint64_t forgotten,
+        not_remembered;           /* living entries displaced; sessions without one */
+    _Atomic uint64_t lost_claims; /* requests that could not be counted */
+    _Atomic uint64_t repaired;    /* sessions counted again after a child died */
     _Atomic uint64_t move_us_sum, move_us_max;
     _Atomic uint64_t recent_next;
 
@@ -114,7 +116,8 @@ int64_t xnat_now_us(void);
 /* Indexes of records, made if need be; the last index stands for "no more room". */
 unsigned xnat_shm_balancer(const char *sname);
 unsigned xnat_shm_store(const char *host, unsigned port);
-/* Index of a cookie's path in path[]; XNAT_PATH_UNKNOWN when there is no room or the text is odd. */
+/* Index of a cookie's path in path[]; XNAT_PATH_UNKNOWN when there is no room or the text is
+ * odd. */
 unsigned xnat_shm_path(xb_span_t path);
 
 /* Keyed hash of a base id, never 0: the session's tag. */

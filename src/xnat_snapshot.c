@@ -72,6 +72,14 @@ static const char *bytes_text(apr_pool_t *p, apr_int64_t n)
     return apr_psprintf(p, "%" APR_INT64_T_FMT "%s", n, (char[]){unit[i], '\0'});
 }
 
+/* Not by apr_psprintf, which writes .5 for 0.5. */
+static const char *rate_text(apr_pool_t *p, const xnat_conf_t *conf)
+{
+    char text[64];
+    snprintf(text, sizeof text, "%g/s %g", conf->rate, conf->burst);
+    return apr_pstrdup(p, text);
+}
+
 /* As the directives would be written; "" = not given and without default. */
 static void settings(apr_pool_t *p, const xnat_conf_t *conf, xb_report_balancer_t *out)
 {
@@ -85,7 +93,7 @@ static void settings(apr_pool_t *p, const xnat_conf_t *conf, xb_report_balancer_
         {XNAT_BUSY_HALF_LIFE, time_text(p, conf->busy_half_life)},
         {XNAT_REQUEST_COST, bytes_text(p, conf->request_cost)},
         {XNAT_THRESHOLD, apr_psprintf(p, "%.2f", conf->threshold)},
-        {XNAT_RATE, apr_psprintf(p, "%g/s %g", conf->rate, conf->burst)},
+        {XNAT_RATE, rate_text(p, conf)},
         {XNAT_REST, time_text(p, conf->rest)},
         {XNAT_GRACE, time_text(p, conf->grace)},
         {XNAT_GATE_TIMEOUT, time_text(p, conf->gate_timeout)},

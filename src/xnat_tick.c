@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The mover's tick: decayed figures, repair after dead children, session counts, and the choice of
- * what to move (rules 2 and 3 of the protocol). */
+/* The mover's tick: decayed figures, repair after dead children, session counts, and the choice
+ * of what to move (rules 2 and 3 of the protocol). */
 #include "xnat_tick.h"
 
 #include <errno.h>
@@ -50,10 +50,11 @@ static unsigned plan_count;
 static int64_t folded_us, overload_us, children_us, no_target_us;
 static int64_t draining_since_us[XB_MEMBERS_MAX]; /* 0: not draining */
 
-/* Decayed figures ------------------------------------------------------------------------------ */
+/* Decayed figures
+ * ------------------------------------------------------------------------------ */
 
-/* Members that cannot take new sessions are kept at least at the mean of those that can, so that
- * they are not flooded when they come back; newcomers likewise. */
+/* Members that cannot take new sessions are kept at least at the mean of those that can, so
+ * that they are not flooded when they come back; newcomers likewise. */
 static void fold_fleet(const xnat_balancer_t *xb, const xnat_fleet_t *f, int64_t now)
 {
     double traffic = 0, occupancy = 0, weight = 0;
@@ -72,8 +73,8 @@ static void fold_fleet(const xnat_balancer_t *xb, const xnat_fleet_t *f, int64_t
             xb_member_fold(xnat_members, f->member[i], &xb->decay, now);
         }
         if (!known || (!(f->load[i].flags & XB_LOAD_NEW) && (t < fair_t || o < fair_o))) {
-            xb_member_join(xnat_members, f->member[i], now,
-                           known && t > fair_t ? t : fair_t, known && o > fair_o ? o : fair_o);
+            xb_member_join(xnat_members, f->member[i], now, known && t > fair_t ? t : fair_t,
+                           known && o > fair_o ? o : fair_o);
         }
     }
 }
@@ -94,7 +95,8 @@ static void fold_balancer(xnat_balancer_t *xb, void *ctx)
     }
 }
 
-/* Children ------------------------------------------------------------------------------------- */
+/* Children
+ * ------------------------------------------------------------------------------------- */
 
 static void check_children(void)
 {
@@ -114,13 +116,15 @@ static void repair(void)
     }
 }
 
-/* Choosing ------------------------------------------------------------------------------------- */
+/* Choosing
+ * ------------------------------------------------------------------------------------- */
 
 static bool store_open(const xnat_balancer_t *xb, int64_t now)
 {
     for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
         const xb_msm_node_t *n = &xb->conf.nodes->node[i];
-        if (xb_breaker_is_open(&xnat_shm->store[xnat_shm_store(n->host, n->port)].breaker, now)) {
+        if (xb_breaker_is_open(&xnat_shm->store[xnat_shm_store(n->host, n->port)].breaker,
+                               now)) {
             return true;
         }
     }
@@ -131,13 +135,15 @@ static void plan_drains(plan_t *p, int64_t now)
 {
     for (unsigned i = 0; i < p->fleet.n; i++) {
         unsigned member = p->fleet.member[i];
-        bool drains = PROXY_WORKER_IS_DRAINING(p->fleet.worker[i])
-                      && p->fleet.load[i].flags & XB_LOAD_USABLE;
+        bool drains = PROXY_WORKER_IS_DRAINING(p->fleet.worker[i]) &&
+                      p->fleet.load[i].flags & XB_LOAD_USABLE;
         p->drains[i] = drains;
-        p->fleet.load[i].sessions *= !drains; /* leaves anyway: not to be chosen as overloaded */
+        p->fleet.load[i].sessions *=
+            !drains; /* leaves anyway: not to be chosen as overloaded */
         p->draining = p->draining || drains;
-        draining_since_us[member] = !drains ? 0
-                                    : draining_since_us[member] ? draining_since_us[member] : now;
+        draining_since_us[member] = !drains                     ? 0
+                                    : draining_since_us[member] ? draining_since_us[member]
+                                                                : now;
     }
 }
 
@@ -145,14 +151,15 @@ static void plan_balancer(xnat_balancer_t *xb, void *ctx)
 {
     int64_t now = *(int64_t *)ctx;
     plan_t *p = &plans[plan_count];
-    if (strcmp(xb->balancer->s->lbpname, "xnat") || !xb->conf.nodes
-        || xb->conf.move == XNAT_MOVE_OFF || plan_count == PLANS_MAX || store_open(xb, now)) {
+    if (strcmp(xb->balancer->s->lbpname, "xnat") || !xb->conf.nodes ||
+        xb->conf.move == XNAT_MOVE_OFF || plan_count == PLANS_MAX || store_open(xb, now)) {
         return;
     }
     p->xb = xb;
     p->draining = p->overloaded = p->found = false;
     xnat_fleet_snapshot(xb, false, now, &p->fleet);
     p->cost = xb_policy_session_cost(p->fleet.load, p->fleet.n);
+    p->cost = p->cost > 0 ? p->cost : xb->decay.request_cost; /* none counted yet */
     plan_drains(p, now);
     if (xb->conf.move != XNAT_MOVE_DRAIN && now - overload_us >= OVERLOAD_EVERY_US) {
         p->overloaded =
@@ -185,11 +192,17 @@ static bool is_quiet(const plan_t *p, const xb_view_t *v, int64_t now)
     return (v->w.inflight == 0 || !XB_RULE(QUIET)) && now - v->last_us >= p->xb->conf.grace;
 }
 
-static xnat_job_t job_of(const plan_t *p, uint32_t slot, const xb_view_t *v, unsigned from, int to)
+static xnat_job_t job_of(const plan_t *p, uint32_t slot, const xb_view_t *v, unsigned from,
+                         int to)
 {
-    xnat_job_t job = {.xb = p->xb, .slot = slot, .seen = v->word, .tag = v->tag,
-                      .from = p->fleet.member[from], .to = XB_MEMBER_NONE,
-                      .from_worker = p->fleet.worker[from], .cost = p->cost};
+    xnat_job_t job = {.xb = p->xb,
+                      .slot = slot,
+                      .seen = v->word,
+                      .tag = v->tag,
+                      .from = p->fleet.member[from],
+                      .to = XB_MEMBER_NONE,
+                      .from_worker = p->fleet.worker[from],
+                      .cost = p->cost};
     if (to >= 0) {
         job.to = p->fleet.member[to];
         job.to_worker = p->fleet.worker[to];
@@ -197,16 +210,47 @@ static xnat_job_t job_of(const plan_t *p, uint32_t slot, const xb_view_t *v, uns
     return job;
 }
 
+/* Nothing can be done about it in this tick; without the pause it would be counted twenty times
+ * a second for each session. */
 static void tell_no_target(const xnat_job_t *job, xb_refusal_t why, int64_t now)
 {
-    if (now - no_target_us > 10 * SECOND_US) { /* else once per session and tick */
+    if (now - no_target_us > 10 * SECOND_US) {
         no_target_us = now;
         xnat_move_refused(job, why);
     }
 }
 
+/* Says what would be moved, once per session and rest: the gate is shut and opened again at
+ * once. */
+static void dry_run(const xnat_job_t *job, int64_t now)
+{
+    char digest[XB_DIGEST_SIZE];
+    unsigned token;
+    int64_t rest = job->xb->conf.rest > SECOND_US ? job->xb->conf.rest : SECOND_US;
+    if (!xb_table_gate(xnat_table, job->slot, job->seen, job->from, false, now, &token)) {
+        return;
+    }
+    xb_table_abort(xnat_table, job->slot, token, now + rest);
+    xnat_count(&xnat_shm->refusals[XB_NO_DRY_RUN]);
+    xnat_log_server(APLOG_NOTICE, 0, job->xb->server, XB(0303),
+                    "session %s would be moved from %s to %s (%s), but " XNAT_MOVE " is DryRun",
+                    xnat_digest(job->tag, digest), xnat_shm->route[job->from].route,
+                    xnat_shm->route[job->to].route, xb_move_name(job->reason));
+}
+
+static void carry_out(const xnat_job_t *job, int64_t now)
+{
+    if (job->xb->conf.move == XNAT_MOVE_DRYRUN) {
+        dry_run(job, now);
+    }
+    else {
+        xnat_mover_submit(job);
+    }
+}
+
 /* A session of a draining member: it leaves at its next quiet moment, or is made quiet. */
-static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigned at, int64_t now)
+static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigned at,
+                           int64_t now)
 {
     bool visited[XNAT_FLEET_MAX];
     unsigned free_left;
@@ -223,11 +267,8 @@ static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigne
     if (to < 0) {
         tell_no_target(&job, XB_NO_TARGET, now);
     }
-    else if (p->xb->conf.move == XNAT_MOVE_DRYRUN) {
-        tell_no_target(&job, XB_NO_DRY_RUN, now);
-    }
     else {
-        xnat_mover_submit(&job);
+        carry_out(&job, now);
         p->fleet.load[to].traffic += p->cost; /* the next one may go elsewhere */
         xb_policy_score(p->fleet.load, p->fleet.n);
     }
@@ -245,8 +286,8 @@ static void consider_overload(plan_t *p, uint32_t slot, const xb_view_t *v, int6
 {
     bool visited[XNAT_FLEET_MAX];
     unsigned free_left;
-    if (v->requests < 2 || !is_quiet(p, v, now) || now - v->last_us > ACTIVE_US
-        || is_resting(p, v, now)) {
+    if (v->requests < 2 || !is_quiet(p, v, now) || now - v->last_us > ACTIVE_US ||
+        is_resting(p, v, now)) {
         return;
     }
     visited_of(p, v, now, visited);
@@ -259,8 +300,8 @@ static void consider_overload(plan_t *p, uint32_t slot, const xb_view_t *v, int6
     }
     const xb_load_t *a = &p->fleet.load[p->from], *b = &p->fleet.load[to];
     double most = (a->traffic / a->weight - b->traffic / b->weight) * b->weight / 2;
-    if (a->score - b->score <= p->xb->policy.threshold || (p->found && v->traffic > most)
-        || (p->found && v->traffic < p->best_traffic)) {
+    if (a->score - b->score <= p->xb->policy.threshold || (p->found && v->traffic > most) ||
+        (p->found && v->traffic < p->best_traffic)) {
         return;
     }
     p->found = true;
@@ -292,23 +333,14 @@ static void consider(uint32_t slot, int64_t now)
 static void move_overloaded(plan_t *p, int64_t now)
 {
     const xnat_conf_t *c = &p->xb->conf;
-    char digest[XB_DIGEST_SIZE];
-    if (!p->found || !xb_bucket_take(&xnat_shm->balancer[p->xb->record].rate, c->rate, c->burst,
-                                     now)) {
-        return;
+    if (p->found &&
+        xb_bucket_take(&xnat_shm->balancer[p->xb->record].rate, c->rate, c->burst, now)) {
+        carry_out(&p->best, now);
     }
-    if (c->move == XNAT_MOVE_DRYRUN) {
-        xnat_count(&xnat_shm->refusals[XB_NO_DRY_RUN]);
-        xnat_log_server(APLOG_NOTICE, 0, p->xb->server, XB(0303),
-                        "session %s would be moved from %s to %s (overload), but " XNAT_MOVE
-                        " is DryRun", xnat_digest(p->best.tag, digest),
-                        xnat_shm->route[p->best.from].route, xnat_shm->route[p->best.to].route);
-        return;
-    }
-    xnat_mover_submit(&p->best);
 }
 
-/* Walks ---------------------------------------------------------------------------------------- */
+/* Walks
+ * ---------------------------------------------------------------------------------------- */
 
 /* Sessions at home at each member, counted over twenty ticks. */
 static void count_sessions(int64_t now)
@@ -317,9 +349,9 @@ static void count_sessions(int64_t now)
     uint32_t slots = xb_table_slots(xnat_table), end = next + slots / 20 + 1;
     for (; next < slots && next < end; next++) {
         xb_view_t v;
-        if (xb_table_view(xnat_table, next, &v) && v.w.home < XB_MEMBERS_MAX
-            && !(v.flags & (XB_SESSION_UNPROVEN | XB_SESSION_ENDED))
-            && now - v.last_us < LIVE_US) {
+        if (xb_table_view(xnat_table, next, &v) && v.w.home < XB_MEMBERS_MAX &&
+            !(v.flags & (XB_SESSION_UNPROVEN | XB_SESSION_ENDED)) &&
+            now - v.last_us < LIVE_US) {
             live[v.w.home]++;
         }
     }
@@ -327,7 +359,8 @@ static void count_sessions(int64_t now)
         return;
     }
     for (unsigned i = 0; i < XB_MEMBERS_MAX; i++) {
-        __atomic_store_n((uint32_t *)&xnat_members->member[i].sessions, live[i], __ATOMIC_RELAXED);
+        __atomic_store_n((uint32_t *)&xnat_members->member[i].sessions, live[i],
+                         __ATOMIC_RELAXED);
         live[i] = 0;
     }
     next = 0;
@@ -366,9 +399,13 @@ static void adopt(xnat_balancer_t *xb, void *ctx)
     int from = xnat_fleet_position(&fleet, orphan->view->w.home);
     int to = xnat_fleet_position(&fleet, orphan->view->target);
     if (from >= 0 && to >= 0) {
-        xnat_job_t job = {.xb = xb, .slot = orphan->slot, .tag = orphan->view->tag,
-                          .from = fleet.member[from], .to = fleet.member[to],
-                          .from_worker = fleet.worker[from], .to_worker = fleet.worker[to]};
+        xnat_job_t job = {.xb = xb,
+                          .slot = orphan->slot,
+                          .tag = orphan->view->tag,
+                          .from = fleet.member[from],
+                          .to = fleet.member[to],
+                          .from_worker = fleet.worker[from],
+                          .to_worker = fleet.worker[to]};
         orphan->done = xnat_mover_submit(&job);
     }
 }
@@ -378,8 +415,8 @@ static void adopt_gates(int64_t now, int64_t older_than_us)
 {
     for (uint32_t slot = 0; slot < xb_table_slots(xnat_table); slot++) {
         xb_view_t v;
-        if (xb_table_view(xnat_table, slot, &v) && v.w.state == XB_MOVING
-            && now - v.gated_us >= older_than_us) {
+        if (xb_table_view(xnat_table, slot, &v) && v.w.state == XB_MOVING &&
+            now - v.gated_us >= older_than_us) {
             orphan_t orphan = {slot, &v, false};
             xnat_config_each(adopt, &orphan);
             unsigned token;

@@ -5,7 +5,8 @@
 
 #include "xnat_mover.h"
 
-/* The lease has just been taken: shut gates of the lost holder are opened, one way or the other. */
+/* The lease has just been taken: shut gates of the lost holder are opened, one way or the
+ * other. */
 void xnat_tick_begin(void);
 void xnat_tick_run(int64_t now_us);
 

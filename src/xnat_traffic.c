@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Counting filters. Bytes are added while they pass, so a transfer of hours counts from its first
- * second; they sit at the request, above HTTP framing, so http, https, ajp and HTTP/2 members count
- * alike. Tunnels bypass a request's filters and are counted at its connection. */
+/* Counting filters. Bytes are added while they pass, so a transfer of hours counts from its
+ * first second; they sit at the request, above HTTP framing, so http, https, ajp and HTTP/2
+ * members count alike. Tunnels bypass a request's filters and are counted at its connection. */
 #include "xnat_traffic.h"
 
 #include "apr_buckets.h"
@@ -61,8 +61,8 @@ static apr_status_t refuse(ap_filter_t *f, apr_bucket_brigade *bb)
     apr_brigade_cleanup(bb);
     apr_table_clear(r->headers_out);
     apr_table_clear(r->err_headers_out);
-    APR_BRIGADE_INSERT_TAIL(bb, ap_bucket_error_create(HTTP_BAD_GATEWAY, NULL, r->pool,
-                                                       f->c->bucket_alloc));
+    APR_BRIGADE_INSERT_TAIL(
+        bb, ap_bucket_error_create(HTTP_BAD_GATEWAY, NULL, r->pool, f->c->bucket_alloc));
     APR_BRIGADE_INSERT_TAIL(bb, apr_bucket_eos_create(f->c->bucket_alloc));
     return ap_pass_brigade(f->next, bb);
 }
@@ -93,7 +93,8 @@ static apr_status_t pass_in(ap_filter_t *f, apr_bucket_brigade *bb, ap_input_mod
     return rv;
 }
 
-/* A tunnel is under way when mod_proxy has cut the request's filters down to its connection's. */
+/* A tunnel is under way when mod_proxy has cut the request's filters down to its connection's.
+ */
 static bool in_tunnel(const xnat_request_t *xr)
 {
     return xr->r->output_filters == xr->r->connection->output_filters;
@@ -121,10 +122,11 @@ static apr_status_t pass_tunnel_in(ap_filter_t *f, apr_bucket_brigade *bb, ap_in
 
 void xnat_traffic_register_filters(void)
 {
-    out_filter = ap_register_output_filter("XNAT_BALANCE_OUT", pass_out, NULL, AP_FTYPE_RESOURCE);
+    out_filter =
+        ap_register_output_filter("XNAT_BALANCE_OUT", pass_out, NULL, AP_FTYPE_RESOURCE);
     in_filter = ap_register_input_filter("XNAT_BALANCE_IN", pass_in, NULL, AP_FTYPE_RESOURCE);
-    tunnel_out_filter = ap_register_output_filter("XNAT_BALANCE_TUNNEL_OUT", pass_tunnel_out, NULL,
-                                                  AP_FTYPE_CONNECTION);
+    tunnel_out_filter = ap_register_output_filter("XNAT_BALANCE_TUNNEL_OUT", pass_tunnel_out,
+                                                  NULL, AP_FTYPE_CONNECTION);
     tunnel_in_filter = ap_register_input_filter("XNAT_BALANCE_TUNNEL_IN", pass_tunnel_in, NULL,
                                                 AP_FTYPE_CONNECTION);
 }
@@ -140,8 +142,8 @@ void xnat_traffic_insert_filters(request_rec *r)
 void xnat_traffic_watch_tunnel(xnat_request_t *xr)
 {
     request_rec *r = xr->r;
-    if (!xr->tunnel_in && (r->method_number == M_CONNECT
-                           || apr_table_get(r->headers_in, "Upgrade"))) {
+    if (!xr->tunnel_in &&
+        (r->method_number == M_CONNECT || apr_table_get(r->headers_in, "Upgrade"))) {
         xr->tunnel_out = ap_add_output_filter_handle(tunnel_out_filter, xr, r, r->connection);
         xr->tunnel_in = ap_add_input_filter_handle(tunnel_in_filter, xr, r, r->connection);
     }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Filters that count a balanced request's bytes while they flow and see the head of its answer. */
+/* Filters that count a balanced request's bytes while they flow and see the head of its answer.
+ */
 #ifndef XNAT_TRAFFIC_H
 #define XNAT_TRAFFIC_H
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Leaving the route of the client's id for one request. Stock code follows a usable route without
- * asking the balancer method, so the id is hidden from it: cookies taken out, the parameter's name
- * made unfindable in the URL and the query. finder puts URL and query back before stock code builds
- * the node's URL from them; the rest is put back here, whatever happened. The node sees what the
- * client sent. */
+/* Leaving the route of the client's id for one request. Stock code follows a usable route
+ * without asking the balancer method, so the id is hidden from it: cookies taken out, the
+ * parameter's name made unfindable in the URL and the query. finder puts URL and query back
+ * before stock code builds the node's URL from them; the rest is put back here, whatever
+ * happened. The node sees what the client sent. */
 #include "apr_strings.h"
 
 #include "mod_xnat_balance.h"
