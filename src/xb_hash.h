@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Keyed hash of session ids: table tags and the digests that stand for ids in logs and pages.
- * Pure functions, any thread. SipHash-2-4 (Aumasson, Bernstein 2012): a client that does not know
- * the key cannot aim its invented ids at one bucket. */
+ * Pure functions, any thread. SipHash-2-4 (Aumasson, Bernstein 2012): a client that does not
+ * know the key cannot aim its invented ids at one bucket. */
 #ifndef XB_HASH_H
 #define XB_HASH_H
 

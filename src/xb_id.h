@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Session ids: where a request or answer carries one, and what its parts are.
  * Pure functions over spans of the caller's memory, any thread. Finding follows
- * mod_proxy_balancer 2.4.64+ to the letter (URL first, then Cookie, first match wins), because a
- * request that the module reads in another way than stock httpd would be routed twice. */
+ * mod_proxy_balancer 2.4.64+ to the letter (URL first, then Cookie, first match wins), because
+ * a request that the module reads in another way than stock httpd would be routed twice. */
 #ifndef XB_ID_H
 #define XB_ID_H
 
@@ -36,8 +36,8 @@ bool xb_id_parse(xb_span_t text, char sep, xb_id_t *out);
  * in `url` (a path, or path?query). `scolon` = scolonpathdelim=On. False: none. */
 bool xb_id_in_url(const char *url, const char *name, bool scolon, xb_span_t *value);
 
-/* The value of cookie `name` as mod_proxy_balancer's get_cookie_param() finds it in the (merged)
- * Cookie header. False: none. */
+/* The value of cookie `name` as mod_proxy_balancer's get_cookie_param() finds it in the
+ * (merged) Cookie header. False: none. */
 bool xb_id_in_cookie(const char *header, const char *name, xb_span_t *value);
 
 /* Makes every place where the two functions above could find `name` unfindable, in place, same

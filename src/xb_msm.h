@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What memcached-session-manager (MSM 2.3.2) puts into memcached: node list, keys, session values;
- * and the module's own markers beside it. Pure functions, any thread. Formats: MSM's
+/* What memcached-session-manager (MSM 2.3.2) puts into memcached: node list, keys, session
+ * values; and the module's own markers beside it. Pure functions, any thread. Formats: MSM's
  * MemcachedNodesManager, StorageKeyFormat and TranscoderService.serializeSessionFields. */
 #ifndef XB_MSM_H
 #define XB_MSM_H
@@ -36,12 +36,14 @@ int xb_msm_node_of(const xb_msm_nodes_t *nodes, const xb_id_t *id);
 /* NULL, or a static sentence: why MSM could not work with this storageKeyPrefix. */
 const char *xb_msm_prefix_check(const char *prefix);
 
-/* Key of a session: `[kind][prefix_]id`, kind "" or "lock:", "validity:". prefix NULL or "": none.
- * Length without NUL, or 0 if it does not fit or has a byte that memcached would take for syntax. */
+/* Key of a session: `[kind][prefix_]id`, kind "" or "lock:", "validity:". prefix NULL or "":
+ * none. Length without NUL, or 0 if it does not fit or has a byte that memcached would take for
+ * syntax. */
 size_t xb_msm_key(char out[XB_MSM_KEY_MAX + 1], const char *kind, const char *prefix,
                   xb_span_t id);
 
-/* Key of a marker of ours: `xnat-balance:<what>:<base id>`, what = "pin" or "moved". As above. */
+/* Key of a marker of ours: `xnat-balance:<what>:<base id>`, what = "pin" or "moved". As above.
+ */
 size_t xb_msm_marker_key(char out[XB_MSM_KEY_MAX + 1], const char *what, xb_span_t base);
 
 /* Bytes of a value that xb_msm_value_check needs: header and the longest id. */
@@ -63,7 +65,7 @@ typedef struct {
 
 /* Checks the first `got` bytes of a stored session against the id that it must hold.
  * now_ms: wall clock, milliseconds since 1970. margin_s: how long it must still live. */
-xb_msm_verdict_t xb_msm_value_check(const uint8_t *value, size_t got, xb_span_t id, int64_t now_ms,
-                                    int32_t margin_s, xb_msm_head_t *out);
+xb_msm_verdict_t xb_msm_value_check(const uint8_t *value, size_t got, xb_span_t id,
+                                    int64_t now_ms, int32_t margin_s, xb_msm_head_t *out);
 
 #endif

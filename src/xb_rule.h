@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rules of the move protocol that a control build can leave out, to show by measurement that each is
- * needed (t/7xx control runs): -DXB_LEAVE_OUT=<sum of bits>. The shipped module leaves out none; the
- * tests are constant and cost nothing. */
+/* Rules of the move protocol that a control build can leave out, to show by measurement that
+ * each is needed (t/7xx control runs): -DXB_LEAVE_OUT=<sum of bits>. The shipped module leaves
+ * out none; the tests are constant and cost nothing. */
 #ifndef XB_RULE_H
 #define XB_RULE_H
 
@@ -17,6 +17,6 @@ enum {
 #define XB_LEAVE_OUT 0
 #endif
 
-#define XB_RULE(rule) (!((XB_LEAVE_OUT) & XB_RULE_##rule))
+#define XB_RULE(rule) (!((XB_LEAVE_OUT)&XB_RULE_##rule))
 
 #endif

@@ -2,15 +2,15 @@
 /* Session table in shared memory: what is known of each living session, bounded, shared by all
  * children and surviving a graceful restart. Included by the glue and the tests.
  *
- * Threads and processes: every function may be called from any thread of any process. Request path
- * (enter, leave, view): no lock, compare-and-swap only. The rest takes the table's robust leaf
- * lock: nobody calls out, logs or does I/O under it; a locker that finds its predecessor dead runs
- * the repair first. Times: `_us` = one monotonic clock shared by all processes, > 0.
+ * Threads and processes: every function may be called from any thread of any process. Request
+ * path (enter, leave, view): no lock, compare-and-swap only. The rest takes the table's robust
+ * leaf lock: nobody calls out, logs or does I/O under it; a locker that finds its predecessor
+ * dead runs the repair first. Times: `_us` = one monotonic clock shared by all processes, > 0.
  *
- * Layout: tags[] in buckets of eight (one cache line), entry i belongs to tag i. A session lives in
- * one of two buckets that its tag names, so a look-up reads two cache lines and follows no links.
- * Claims: a request in flight is written down in its child's own row before it is counted; the row
- * of a dead child tells which sessions to count again. */
+ * Layout: tags[] in buckets of eight (one cache line), entry i belongs to tag i. A session
+ * lives in one of two buckets that its tag names, so a look-up reads two cache lines and
+ * follows no links. Claims: a request in flight is written down in its child's own row before
+ * it is counted; the row of a dead child tells which sessions to count again. */
 #ifndef XB_TABLE_H
 #define XB_TABLE_H
 
@@ -27,13 +27,14 @@ typedef struct xb_table xb_table_t; /* lies in shared memory, holds no pointers 
 #define XB_SESSIONS_MAX 2097152u
 
 enum {
-    XB_SESSION_PARTIAL = 1,  /* rule PROB: made again for a session that already ran; where it has
-                                been is not known: no voluntary move */
+    XB_SESSION_PARTIAL = 1,  /* rule PROB: made again for a session that already ran; where it
+                                has  been is not known: no voluntary move */
     XB_SESSION_UNPROVEN = 2, /* made from a client's word only; first to be forgotten, never
                                 displaces a proven one */
-    XB_SESSION_ENDED = 4,    /* logged out or renamed: forgotten as soon as nothing is in flight */
-    XB_SESSION_CROWDED = 8,  /* more visited nodes than fit: no voluntary move */
-    XB_SESSION_FRESH = 16    /* moved, and no request has come since; set and cleared by the glue */
+    XB_SESSION_ENDED = 4, /* logged out or renamed: forgotten as soon as nothing is in flight */
+    XB_SESSION_CROWDED = 8, /* more visited nodes than fit: no voluntary move */
+    XB_SESSION_FRESH =
+        16 /* moved, and no request has come since; set and cleared by the glue */
 };
 
 /* A request that was let through; the caller's memory, given back to leave. */
@@ -44,27 +45,29 @@ typedef struct {
 } xb_ref_t;
 
 typedef enum {
-    XB_ENTER_IN,      /* counted; ref is filled; must leave */
-    XB_ENTER_UNKNOWN, /* no such session */
-    XB_ENTER_GATE,    /* being moved: wait and call again; ref->home = where it was */
-    XB_ENTER_UNCOUNTED /* no claim left or too many in flight: let it pass; voluntary moves of this
-                          session are barred for ten minutes; slot, home and epoch of ref are
-                          valid, do not leave */
+    XB_ENTER_IN,       /* counted; ref is filled; must leave */
+    XB_ENTER_UNKNOWN,  /* no such session */
+    XB_ENTER_GATE,     /* being moved: wait and call again; ref->home = where it was */
+    XB_ENTER_UNCOUNTED /* no claim left or too many in flight: let it pass; voluntary moves of
+                          this session are barred for ten minutes; slot, home and epoch of ref
+                          are valid, do not leave */
 } xb_enter_t;
 
-/* `claims` = requests in flight at once per child, `children` = rows. Sizes for fresh and check. */
+/* `claims` = requests in flight at once per child, `children` = rows. Sizes for fresh and
+ * check. */
 typedef struct {
     uint32_t sessions, children, claims;
 } xb_table_dim_t;
 
 size_t xb_table_size(const xb_table_dim_t *dim); /* 0: out of range */
-/* mem: 64-byte aligned, size bytes, zeroed. Before any child exists. NULL only if lock setup fails. */
+/* mem: 64-byte aligned, size bytes, zeroed. Before any child exists. NULL only if lock setup
+ * fails. */
 xb_table_t *xb_table_init(void *mem, const xb_table_dim_t *dim);
 
-/* Children. A child opens a row (index, or -1: none free) before its first request, and closes it
- * when all its requests have ended. A row whose child died (by pid) is marked, and repaired by
- * anyone: returns how many sessions were counted again; rows that cannot be settled at once (a
- * living request is just entering) stay for the next call. Parent or child may call them. */
+/* Children. A child opens a row (index, or -1: none free) before its first request, and closes
+ * it when all its requests have ended. A row whose child died (by pid) is marked, and repaired
+ * by anyone: returns how many sessions were counted again; rows that cannot be settled at once
+ * (a living request is just entering) stay for the next call. Parent or child may call them. */
 int xb_table_child_open(xb_table_t *t, int32_t pid);
 void xb_table_child_close(xb_table_t *t, unsigned child);
 /* Row index of the dead child, -1 if unknown. */
@@ -92,31 +95,33 @@ typedef enum {
 } xb_insert_t;
 
 /* Makes an entry with one request in flight. flags: 0 (a full record: its Set-Cookie was just
- * seen), PARTIAL and/or UNPROVEN. path: index of the cookie's path in the caller's list, < 256. The
- * home counts as visited. *forgot: a living entry was displaced (say so in the log). */
+ * seen), PARTIAL and/or UNPROVEN. path: index of the cookie's path in the caller's list, < 256.
+ * The home counts as visited. *forgot: a living entry was displaced (say so in the log). */
 xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span_t id,
                             unsigned home, unsigned flags, unsigned path, int64_t now_us,
                             xb_ref_t *ref, bool *forgot);
 
-/* From an answer of a request that holds ref and is current: the newest id (false if not current
- * or too long), clears UNPROVEN. */
+/* From an answer of a request that holds ref and is current: the newest id (false if not
+ * current or too long), clears UNPROVEN. */
 bool xb_table_learn(xb_table_t *t, const xb_ref_t *ref, xb_span_t id, int path /* -1: keep */);
 void xb_table_flag(xb_table_t *t, uint32_t slot, unsigned set, unsigned clear);
 
-/* Failover by stock code: home from -> to if it still is `from` and not being moved; both count as
- * visited. Returns the home that holds now. */
-unsigned xb_table_rehome(xb_table_t *t, uint32_t slot, unsigned from, unsigned to, int64_t now_us);
+/* Failover by stock code: home from -> to if it still is `from` and not being moved; both count
+ * as visited. Returns the home that holds now. */
+unsigned xb_table_rehome(xb_table_t *t, uint32_t slot, unsigned from, unsigned to,
+                         int64_t now_us);
 
 /* Rule SENT: something of this session may have been sent to the member. */
 void xb_table_visit(xb_table_t *t, uint32_t slot, unsigned member, int64_t now_us);
 /* The copy at this member is gone for certain (released, restarted). */
 void xb_table_unvisit(xb_table_t *t, uint32_t slot, unsigned member);
 
-/* What a walk sees of a slot, without lock; stable only if gate() accepts its word afterwards. */
+/* What a walk sees of a slot, without lock; stable only if gate() accepts its word afterwards.
+ */
 typedef struct {
     uint64_t word; /* as read */
     uint64_t tag;
-    xb_word_t w; /* unpacked */
+    xb_word_t w;   /* unpacked */
     unsigned path; /* index of the cookie's path */
     uint32_t requests, flags;
     uint32_t max_inactive_s; /* 0: not known */
@@ -136,9 +141,9 @@ bool xb_table_view(const xb_table_t *t, uint32_t slot, xb_view_t *out);
 /* Slot of a tag, UINT32_MAX if unknown. */
 uint32_t xb_table_find(const xb_table_t *t, uint64_t tag);
 
-/* Shuts the gate if the word is still `seen` (so nothing entered since it was read). fence: opens a
- * new epoch and gives up the requests in flight (home gone). Without it requests in flight may
- * still end. True: *token is ours. */
+/* Shuts the gate if the word is still `seen` (so nothing entered since it was read). fence:
+ * opens a new epoch and gives up the requests in flight (home gone). Without it requests in
+ * flight may still end. True: *token is ours. */
 bool xb_table_gate(xb_table_t *t, uint32_t slot, uint64_t seen, unsigned target, bool fence,
                    int64_t now_us, unsigned *token);
 /* Is it still ours? inflight: the requests that have yet to end, or NULL. */
@@ -157,7 +162,8 @@ bool xb_table_abort(xb_table_t *t, uint32_t slot, unsigned token, int64_t bar_un
 /* The mover died or was slow: draws a new token for a shut gate, so the old one is void. */
 bool xb_table_regate(xb_table_t *t, uint32_t slot, unsigned *token);
 
-/* Walks everything under the lock: 0, or the number of contradictions; *where the first slot. */
+/* Walks everything under the lock: 0, or the number of contradictions; *where the first slot.
+ */
 unsigned xb_table_validate(xb_table_t *t, uint32_t *where);
 
 #endif

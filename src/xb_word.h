@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The one word of a session (rule WORD): state, requests in flight, home, epoch, token and entry
- * sequence in 64 bits, changed only by compare-and-swap. Whoever swaps a word that he has read
- * knows that nothing of all this happened in between.
+/* The one word of a session (rule WORD): state, requests in flight, home, epoch, token and
+ * entry sequence in 64 bits, changed only by compare-and-swap. Whoever swaps a word that he has
+ * read knows that nothing of all this happened in between.
  *
  *   63    62 61       48 47      38 37       24 23       10 9         0
  *  | state | in flight  |  home    |  epoch    |  token    |  sequence |
@@ -9,8 +9,8 @@
  * state    XB_FREE, XB_STABLE (requests pass), XB_MOVING (the gate is shut)
  * in flight  requests of the present epoch that were let through and have not ended
  * home     index of the member that owns the session, XB_MEMBER_NONE while not known
- * epoch    grows when requests in flight are given up (fence) or the home changes; a request that
- *          ends under another epoch than it began in counts nothing and its answer is not believed
+ * epoch    grows when requests in flight are given up (fence) or the home changes; a request
+ * that ends under another epoch than it began in counts nothing and its answer is not believed
  * token    grows at each gate; a mover may send, commit or abort only under the token it drew
  * sequence grows with each request let through
  */
@@ -33,9 +33,9 @@ typedef struct {
 
 static inline uint64_t xb_word_pack(xb_word_t w)
 {
-    return (uint64_t)w.state << 62 | (uint64_t)(w.inflight & XB_INFLIGHT_MAX) << 48
-           | (uint64_t)(w.home & XB_HOME_MASK) << 38 | (uint64_t)(w.epoch & XB_EPOCH_MASK) << 24
-           | (uint64_t)(w.token & XB_TOKEN_MASK) << 10 | (w.seq & XB_SEQ_MASK);
+    return (uint64_t)w.state << 62 | (uint64_t)(w.inflight & XB_INFLIGHT_MAX) << 48 |
+           (uint64_t)(w.home & XB_HOME_MASK) << 38 | (uint64_t)(w.epoch & XB_EPOCH_MASK) << 24 |
+           (uint64_t)(w.token & XB_TOKEN_MASK) << 10 | (w.seq & XB_SEQ_MASK);
 }
 
 static inline xb_word_t xb_word_unpack(uint64_t v)

@@ -53,16 +53,18 @@ static void check_sticky(server_rec *s, const proxy_balancer *b, const xnat_conf
         return;
     }
     if (!sep || !(apr_isalnum(sep) || strchr("_.:-", sep)) || (conf->nodes && sep != '.')) {
-        xnat_log_server(APLOG_WARNING, 0, s, XB(0118),
-                        "%s: with stickysessionsep=%s sessions stick, but none is recognised, so "
-                        "none can move: Tomcat puts a . before its route", own->name,
-                        sep ? (char[]){sep, '\0'} : "Off");
+        xnat_log_server(
+            APLOG_WARNING, 0, s, XB(0118),
+            "%s: with stickysessionsep=%s sessions stick, but none is recognised, so "
+            "none can move: Tomcat puts a . before its route",
+            own->name, sep ? (char[]){sep, '\0'} : "Off");
     }
     if (!*own->sticky || !*own->sticky_path) {
-        xnat_log_server(APLOG_WARNING, 0, s, XB(0119),
-                        "%s: stickysession=%s|%s has an empty name: httpd takes any parameter for "
-                        "it; give both names, such as JSESSIONID|jsessionid", own->name,
-                        own->sticky, own->sticky_path);
+        xnat_log_server(
+            APLOG_WARNING, 0, s, XB(0119),
+            "%s: stickysession=%s|%s has an empty name: httpd takes any parameter for "
+            "it; give both names, such as JSESSIONID|jsessionid",
+            own->name, own->sticky, own->sticky_path);
     }
 }
 
@@ -144,14 +146,16 @@ static void check_sections(server_rec *main_server, server_rec *s)
         ap_get_module_config(main_server->module_config, &proxy_module);
     const proxy_server_conf *proxy = ap_get_module_config(s->module_config, &proxy_module);
     ap_conf_vector_t **section = (ap_conf_vector_t **)proxy->sec_proxy->elts;
-    for (int i = s == main_server ? 0 : base->sec_proxy->nelts; i < proxy->sec_proxy->nelts; i++) {
+    for (int i = s == main_server ? 0 : base->sec_proxy->nelts; i < proxy->sec_proxy->nelts;
+         i++) {
         const xnat_conf_t *own = ap_get_module_config(section[i], &xnat_balance_module);
         const proxy_dir_conf *dir = ap_get_module_config(section[i], &proxy_module);
         if (own && own->set && dir && !is_used(main_server, section[i])) {
-            xnat_log_server(APLOG_WARNING, 0, s, XB(0120),
-                            "the XnatBalance directives of <Proxy \"%s\"> reach no balancer: the "
-                            "section's name must be that of one, and no pattern",
-                            dir->p ? dir->p : "");
+            xnat_log_server(
+                APLOG_WARNING, 0, s, XB(0120),
+                "the XnatBalance directives of <Proxy \"%s\"> reach no balancer: the "
+                "section's name must be that of one, and no pattern",
+                dir->p ? dir->p : "");
         }
     }
 }

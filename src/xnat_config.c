@@ -390,7 +390,8 @@ xnat_conf_t xnat_config_in_force(server_rec *s, const proxy_server_conf *proxy,
     ap_conf_vector_t **section = (ap_conf_vector_t **)proxy->sec_proxy->elts;
     for (int i = 0; i < proxy->sec_proxy->nelts; i++) {
         const xnat_conf_t *own = ap_get_module_config(section[i], &xnat_balance_module);
-        if (own && xnat_config_is_section_of(section[i], b)) { /* NULL: no directive of ours in it */
+        if (own &&
+            xnat_config_is_section_of(section[i], b)) { /* NULL: no directive of ours in it */
             overlay(&out, own);
         }
     }
