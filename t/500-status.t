@@ -7,7 +7,7 @@ use XB::Test;
 use JSON::PP;
 
 my $t = XB::Test->new;
-my %be = map { $_ => $t->backend($_, node => 'm1') } qw(n1 n2 n3);
+my %be = map { $_ => $t->backend($_, node => 'm1') } qw(n1 n2 n3 p1 p2 p3);
 my $mc = $t->memcached;
 my $port2 = $t->port('second');
 my $evil = q{</td><script>alert('&amp;')</script>};
@@ -24,11 +24,12 @@ XnatBalanceMoveThreshold 0.35
 XnatBalanceRequestCost 512K
 </Proxy>
 <Proxy "balancer://moving">
-BalancerMember @{[ $be{n1}->url ]} route=n1
-BalancerMember @{[ $be{n2}->url ]} route=n2
-BalancerMember @{[ $be{n3}->url ]} route=n3
+BalancerMember @{[ $be{p1}->url ]} route=p1
+BalancerMember @{[ $be{p2}->url ]} route=p2
+BalancerMember @{[ $be{p3}->url ]} route=p3
 ProxySet lbmethod=xnat stickysession=JSESSIONID|jsessionid
 XnatBalanceMove Drain
+XnatBalanceMemcachedTimeout 2s
 </Proxy>
 <Proxy "balancer://evil">
 BalancerMember "http://127.0.0.1:9/a<b>\\"'&c" "route=$evil"
@@ -306,14 +307,14 @@ subtest 'moves' => sub {
     my $f = wait_for { my $f = figures(); $f->{mover}{running} && $f } 5, 'a mover';
     cmp_ok($f->{mover}{heartbeat_age_ms}, '<', 2000, 'which is alive');
     is($c->get('/moving/login', user => 'm')->{status}, 200, 'a session');
-    my ($route) = $c->session('m') =~ /\.(n\d)$/;
+    my ($route) = $c->session('m') =~ /\.(p\d)$/;
     $h->manager('moving', $be{$route}->url, drain => 1);
     $f = wait_for { my $f = figures(); @{$f->{recent_moves}} && $f } 10, 'a try';
     my $move = $f->{recent_moves}[-1];
     is($move->{why}, 'not-in-store', 'why not');
     ok(!$move->{moved}, 'it stays');
     is($move->{from}, $route, 'from');
-    like($move->{to}, qr/^n[123]$/, 'to');
+    like($move->{to}, qr/^p[123]$/, 'to');
     like($move->{session}, qr/^[0-9a-f]{10}$/, 'a digest');
     like($h->error_log, qr/XB0302: session $move->{session} /, 'the same as in the log');
     cmp_ok($move->{seconds_ago}, '<', 10, 'just now');
