@@ -78,6 +78,25 @@ $(B)/$(1)/glue/%.o: %.c | have-apxs
 endef
 $(foreach f,plain asan tsan,$(eval $(call flavour,$(f))))
 
+# Control builds without a rule of the move protocol (src/xb_rule.h): t/713-controls.t shows what each
+# rule prevents. Only the files that know of the rules differ.
+CONTROLS := 1 2 8 12 16
+ruled    := $(shell grep -l xb_rule.h src/xnat_*.c)
+control_obj = $(patsubst src/%.c,$(B)/control/$(1)/%.o,$(ruled)) \
+    $(filter-out $(patsubst src/%.c,$(B)/plain/glue/%.o,$(ruled)),$(call glue_obj,plain)) \
+    $(call core_obj,plain)
+control_so := $(CONTROLS:%=$(B)/control/%/mod_xnat_balance.so)
+
+define control
+$(B)/control/$(1)/%.o: src/%.c | have-apxs
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS) -DXB_LEAVE_OUT=$(1) $$(GLUE) -c -o $$@ $$<
+$(B)/control/$(1)/mod_xnat_balance.so: $(call control_obj,$(1))
+	$$(CC) -shared $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(LIBS)
+endef
+$(foreach n,$(CONTROLS),$(eval $(call control,$(n))))
+controls: $(control_so)
+
 # ---- install: files only; no service is started, stopped or reloaded
 
 install: $(B)/mod_xnat_balance.so
@@ -95,7 +114,7 @@ uninstall: | have-apxs
 
 check:
 	scripts/deps check
-	+$(MAKE) all tests tomcat
+	+$(MAKE) all tests controls tomcat
 	$(PROVE) -j$(JOBS) -It/lib t/*.t $(sort $(unit_bin) $(replay))
 
 tests: $(unit_bin) $(replay)
@@ -165,5 +184,5 @@ clean:
 -include $(wildcard $(B)/*/*/*.d $(B)/*/*.d)
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all help asan install uninstall check tests tomcat unit fuzz-replay fuzz model clean \
-    have-cc have-apxs have-clang have-spin
+.PHONY: all help asan controls install uninstall check tests tomcat unit fuzz-replay fuzz model \
+    clean have-cc have-apxs have-clang have-spin

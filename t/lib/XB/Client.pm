@@ -4,8 +4,8 @@
 #   my $c = XB::Client->new(base => 'http://127.0.0.1:8080', timeout => 10);
 #   my $r = $c->get('/path', %opt);  $c->head(...)  $c->post('/path', $body, %opt)
 #   my @r = $c->many([ { path => '/a', user => 'u1' }, ... ], parallel => 8);  # in that order
-#   $c->run(next => sub { a request, or undef: no more }, done => sub ($r, $req) {...},
-#           parallel => 8);
+#   $c->run(next => sub { a request, or undef: no more, or seconds: none within that time },
+#           done => sub ($r, $req) {...}, parallel => 8);
 # A request: path or url, method (GET), headers [name, value...], user (whose jar; none: no jar),
 #   cookie (a Cookie header instead of the jar's), body (string, or a sub that gives pieces, then
 #   undef), size => N (that many bytes of body), chunked, timeout (s, of the whole), keep => 0 (no
@@ -77,13 +77,18 @@ sub run ($self, %opt)
 {
     my (%active, $ended);
     while (1) {
+        my $pause = 1;
         while (!$ended && keys %active < ($opt{parallel} // 1)) {
             my $req = $opt{next}->() // do { $ended = 1; last };
+            if (!ref $req) {
+                $pause = $req;
+                last;
+            }
             my $x = $self->_begin($req);
             $active{$x} = $x;
         }
-        last if !%active;
-        $self->_wait(values %active);
+        last if $ended && !%active;
+        $self->_wait($pause, values %active);
         for my $x (grep { $_->{finished} } values %active) {
             delete $active{$x};
             $opt{done}->($self->_complete($x), $x->{req}) if $opt{done};
@@ -92,10 +97,9 @@ sub run ($self, %opt)
     return;
 }
 
-sub _wait ($self, @active)
+sub _wait ($self, $soonest, @active)
 {
     my ($r, $w) = ('', '');
-    my $soonest = 1;
     my $now = time;
     for my $x (grep { !$_->{finished} } @active) {
         vec($r, fileno $x->{sock}, 1) = 1 if $x->{connected};

@@ -5,7 +5,7 @@
 #       conf     => '...',       # goes into the server; %%PORT:name%%, %%DIR%%, %%USER%% expanded
 #       children => 2, threads => 16, mpm => 'event' (worker, prefork),
 #       modules  => ['ssl'],     # besides the usual ones (see @MODULES)
-#       module   => 0,           # without mod_xnat_balance
+#       module   => 0,           # without mod_xnat_balance; 'build/x.so': with this build of it
 #       global   => '...',       # put before any module is loaded (Define ...)
 #       env      => {}, name => 'httpd2', port => , start => 0);
 #   $h->port, $h->url('/x'), $h->pid, $h->children (pids), $h->error_log (text), $h->log_file
@@ -93,8 +93,9 @@ sub _libexecdir ($self)
     return -e "$dir/mod_proxy.so" ? $dir : die "no mod_proxy.so: apt-get install apache2-bin\n";
 }
 
-sub module_file ($class)
+sub module_file ($self)
 {
+    return XB::Deps->root . "/$self->{module}" if ref $self && $self->{module} =~ m{/};
     my $file = $ENV{XB_ASAN} ? 'build/asan/mod_xnat_balance.so' : 'build/mod_xnat_balance.so';
     return XB::Deps->root . "/$file";
 }
