@@ -102,6 +102,52 @@ static proxy_worker *fail_over(xnat_request_t *xr, const xnat_fleet_t *fleet)
     return w;
 }
 
+/* The session lives behind another balancer, whose cookie this one sees too: its home is not ours
+ * to choose. A home that was a member here and is no longer is no foreigner. */
+static bool is_foreign(const xnat_request_t *xr, const xnat_fleet_t *fleet, unsigned home)
+{
+    return home < XB_MEMBERS_MAX && xnat_fleet_position(fleet, home) < 0 &&
+           xnat_shm->route[home].balancer != xnat_fleet_key(xr->xb->balancer);
+}
+
+/* What stock code would have done with the id, had it not been hidden. */
+static proxy_worker *as_stock(const xnat_request_t *xr, const xnat_fleet_t *fleet)
+{
+    for (unsigned i = 0; i < fleet->n; i++) {
+        if (xnat_request_names_route(&xr->id, fleet->worker[i]->s->route) &&
+            is_usable(fleet->worker[i], xr->r->server)) {
+            return fleet->worker[i];
+        }
+    }
+    return elect(xr->xb->balancer, xr->r, fleet, NULL);
+}
+
+/* The table does not know the session, and its route cannot be followed. If that is a member's, the
+ * session's requests must agree from now on where it goes on. */
+static proxy_worker *elect_unknown(xnat_request_t *xr, const xnat_fleet_t *fleet)
+{
+    proxy_worker *w = elect(xr->xb->balancer, xr->r, fleet, NULL);
+    unsigned at = 0;
+    if (!w || !xr->id.whole.n) {
+        return w;
+    }
+    while (at < fleet->n && !xnat_request_names_route(&xr->id, fleet->worker[at]->s->route)) {
+        at++;
+    }
+    if (at == fleet->n) {
+        xnat_request_say(xr, XB_ELECTED, "unknown-route", NULL, NULL);
+        return w;
+    }
+    xnat_request_remember(xr, xnat_fleet_member(xr->xb->balancer, w));
+    if (!xr->entered) {
+        return w;
+    }
+    xb_table_visit(xnat_table, xr->ref.slot, fleet->member[at], xnat_now_us());
+    int home = xnat_fleet_position(fleet, xr->ref.home);
+    xr->ref.home = (uint16_t)fleet->member[at]; /* where it was when the request came */
+    return home >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[home]) ? fleet->worker[home] : w;
+}
+
 proxy_worker *xnat_request_finder(proxy_balancer *balancer, request_rec *r)
 {
     xnat_request_t *xr = xnat_request_of(r);
@@ -115,6 +161,11 @@ proxy_worker *xnat_request_finder(proxy_balancer *balancer, request_rec *r)
         return elect(balancer, r, &fleet, NULL);
     }
     xnat_wrap_restore(xr);
+    if (xr->known && is_foreign(xr, &fleet, xnat_elect_home(xr))) {
+        xr->foreign = true;
+        xnat_request_say(xr, XB_ELECTED, "unknown-route", NULL, NULL);
+        return as_stock(xr, &fleet);
+    }
     if (xr->plan != XB_MEMBER_NONE) {
         proxy_worker *w = planned(xr, &fleet);
         if (w || balancer->s->sticky_force) {
@@ -125,7 +176,7 @@ proxy_worker *xnat_request_finder(proxy_balancer *balancer, request_rec *r)
         return fail_over(xr, &fleet);
     }
     xr->credit = xb_policy_session_cost(fleet.load, fleet.n);
-    return elect(balancer, r, &fleet, NULL);
+    return elect_unknown(xr, &fleet);
 }
 
 unsigned xnat_elect_home(const xnat_request_t *xr)
@@ -137,6 +188,9 @@ unsigned xnat_elect_home(const xnat_request_t *xr)
 void xnat_elect_settle(xnat_request_t *xr, unsigned member)
 {
     unsigned home = xnat_elect_home(xr);
+    if (xr->foreign) {
+        return;
+    }
     if (home == member) {
         if (xr->decision == XB_STAYED && xr->ref.home != member) {
             xnat_request_say(xr, XB_FAILOVER, "home-unusable",

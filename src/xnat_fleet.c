@@ -4,6 +4,11 @@
 
 #include "mod_xnat_balance.h"
 
+uint64_t xnat_fleet_key(const proxy_balancer *b)
+{
+    return xb_hash(&xnat_shm->key, b->s->sname, strlen(b->s->sname));
+}
+
 /* The index is kept in worker->context, which stock code leaves to others; two threads that set
  * it at once set the same. Keyed by names, never by httpd's slot, which changes with
  * configurations. */
@@ -16,13 +21,14 @@ unsigned xnat_fleet_member(proxy_balancer *b, proxy_worker *w)
     struct {
         uint64_t balancer;
         uint32_t def, fnv;
-    } id = {xb_hash(&xnat_shm->key, b->s->sname, strlen(b->s->sname)), w->s->hash.def,
+    } id = {xnat_fleet_key(b), w->s->hash.def,
             w->s->hash.fnv};
     unsigned member = xb_member_find(xnat_members, xb_hash(&xnat_shm->key, &id, sizeof id) | 1);
     if (member == XB_MEMBER_NONE) {
         return member;
     }
     memcpy(xnat_shm->route[member].route, w->s->route, sizeof w->s->route);
+    xnat_shm->route[member].balancer = id.balancer;
     __atomic_store_n(&w->context, (void *)(uintptr_t)(member + 1), __ATOMIC_RELAXED);
     return member;
 }

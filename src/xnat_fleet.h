@@ -16,6 +16,9 @@ typedef struct {
     xb_load_t load[XNAT_FLEET_MAX];
 } xnat_fleet_t;
 
+/* Keyed hash of the balancer's name in this virtual host. */
+uint64_t xnat_fleet_key(const proxy_balancer *b);
+
 /* Shared record of a worker of this balancer, made if need be; XB_MEMBER_NONE if there is no
  * room. */
 unsigned xnat_fleet_member(proxy_balancer *b, proxy_worker *w);

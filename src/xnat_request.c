@@ -223,9 +223,10 @@ static int enter(xnat_request_t *xr)
 /* Let through
  * ---------------------------------------------------------------------------------- */
 
-static bool names_route(const xb_id_t *id, const char *route)
+bool xnat_request_names_route(const xb_id_t *id, const char *route)
 {
-    return strlen(route) == id->route.n && !memcmp(route, id->route.p, id->route.n);
+    return id->whole.n && strlen(route) == id->route.n &&
+           !memcmp(route, id->route.p, id->route.n);
 }
 
 static const char *route_of(const xnat_request_t *xr)
@@ -262,7 +263,8 @@ static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balanc
         return DECLINED;
     }
     unsigned home = xr->attempts > 1 ? xnat_elect_home(xr) : xr->ref.home;
-    if (home >= XB_MEMBERS_MAX || names_route(&xr->id, xnat_shm->route[home].route)) {
+    if (home >= XB_MEMBERS_MAX ||
+        xnat_request_names_route(&xr->id, xnat_shm->route[home].route)) {
         xr->plan = XB_MEMBER_NONE;
         xnat_request_say(xr, XB_STAYED, "home", NULL, NULL);
         return DECLINED;
@@ -299,8 +301,7 @@ int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_r
 /* Sent
  * ----------------------------------------------------------------------------------------- */
 
-/* A session that the table does not know is remembered on the client's word, as such. */
-static void remember_unknown(xnat_request_t *xr, unsigned member)
+void xnat_request_remember(xnat_request_t *xr, unsigned member)
 {
     bool forgot = false;
     xb_insert_t rc = xb_table_insert(xnat_table, (unsigned)xnat_child, xr->tag, xr->id.whole,
@@ -312,12 +313,7 @@ static void remember_unknown(xnat_request_t *xr, unsigned member)
                  ? XB_INSERT_NEW
                  : XB_INSERT_EXISTS;
     }
-    xr->entered = rc == XB_INSERT_NEW;
-}
-
-static bool is_route_of_member(const xnat_request_t *xr, const proxy_worker *worker)
-{
-    return xr->id.whole.n && names_route(&xr->id, worker->s->route);
+    xr->known = xr->entered = rc == XB_INSERT_NEW; /* so that a retry keeps to its home */
 }
 
 /* The path in a node's URL; a unix socket's URL has one in front of it. */
@@ -348,14 +344,14 @@ int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *c
     xr->node_path = path_of(url);
     xb_member_enter(xnat_members, (uint32_t)xnat_child, member);
     xnat_count(&xnat_members->member[member].requests);
-    if (xr->known || is_route_of_member(xr, worker)) {
+    if (xr->known || xnat_request_names_route(&xr->id, worker->s->route)) {
         xr->credit = 0; /* no new session is to be expected */
     }
     if (xr->entered) {
         xnat_elect_settle(xr, member);
     }
-    else if (!xr->known && is_route_of_member(xr, worker)) {
-        remember_unknown(xr, member);
+    else if (!xr->known && xnat_request_names_route(&xr->id, worker->s->route)) {
+        xnat_request_remember(xr, member);
     }
     else if (!xr->known) {
         xnat_elect_credit(xr, member);

@@ -19,6 +19,7 @@ typedef struct {
     xb_ref_t ref;      /* while `entered` */
     bool entered;      /* counted in its session's word */
     bool known;        /* the table had its session when it came */
+    bool foreign;      /* its session lives behind another balancer */
     bool wrapped;      /* our own run of the pre_request hooks is under way */
     bool learned;      /* the answer's head has been seen */
     bool made_session; /* the answer opened a new session */
@@ -42,6 +43,12 @@ xnat_request_t *xnat_request_of(request_rec *r);
 /* Says in the environment what was decided; from/to are routes or NULL. */
 void xnat_request_say(xnat_request_t *xr, xb_decision_t decision, const char *reason,
                       const char *from, const char *to);
+
+/* Is that the route of the id? False for no id. */
+bool xnat_request_names_route(const xb_id_t *id, const char *route);
+/* Makes an entry for a session that the table does not know, on the client's word, or enters the one
+ * that another request has just made. */
+void xnat_request_remember(xnat_request_t *xr, unsigned member);
 
 int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_rec *r,
                      proxy_server_conf *conf, char **url);

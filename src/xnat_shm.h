@@ -42,6 +42,7 @@ typedef struct {
 /* Route of a member, written when the record is made and when the administrator changes it. */
 typedef struct {
     char route[PROXY_WORKER_MAX_ROUTE_SIZE];
+    uint64_t balancer; /* xnat_fleet_key() of whose member it is */
 } xnat_shm_route_t;
 
 /* Path of a session cookie; written once by whoever takes the slot. */
