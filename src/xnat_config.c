@@ -369,8 +369,7 @@ const command_rec xnat_config_directives[] = {
     {NULL, {NULL}, NULL, 0, RAW_ARGS, NULL},
 };
 
-/* Attaching
- * ------------------------------------------------------------------------------------ */
+/* ---- attaching */
 
 static apr_array_header_t
     *attached; /* of xnat_balancer_t *; this process, this configuration */

@@ -60,8 +60,7 @@ static bool is_text(xb_span_t span, const char *text)
     return strlen(text) == span.n && !memcmp(text, span.p, span.n);
 }
 
-/* Gate
- * ----------------------------------------------------------------------------------------- */
+/* ---- gate */
 
 /* Requests in flight at a gate that was shut on a busy session: they may end. */
 static bool wait_for_quiet(const move_t *m)
@@ -88,8 +87,7 @@ static bool shut_gate(move_t *m)
                          &m->token);
 }
 
-/* HEADs
- * ---------------------------------------------------------------------------------------- */
+/* ---- hEADs */
 
 static void front_of(const move_t *m, char host[256], char proto[8])
 {
@@ -170,8 +168,7 @@ static xb_refusal_t flush(move_t *m)
     return XB_REFUSALS;
 }
 
-/* Marker
- * --------------------------------------------------------------------------------------- */
+/* ---- marker */
 
 static xb_refusal_t check(move_t *m, size_t *total)
 {
@@ -210,8 +207,7 @@ static xb_refusal_t prepare(move_t *m)
     return why;
 }
 
-/* Proof
- * ---------------------------------------------------------------------------------------- */
+/* ---- proof */
 
 /* Rule SAMEID: the answer names the same session at the target. */
 static bool cookie_proves(move_t *m, const xnat_probe_answer_t *answer)
@@ -294,8 +290,7 @@ static xb_refusal_t take_over(move_t *m)
     return no_proof(rc, cookie);
 }
 
-/* Ends
- * ----------------------------------------------------------------------------------------- */
+/* ---- ends */
 
 static void account(const move_t *m)
 {

@@ -32,8 +32,7 @@ static struct {
     uint64_t lease; /* as we last wrote it; 0: not ours */
 } mover;
 
-/* Lease
- * ---------------------------------------------------------------------------------------- */
+/* ---- lease */
 
 static uint64_t lease_now(void)
 {
@@ -81,8 +80,7 @@ int64_t xnat_mover_heartbeat_age_ms(void)
     return lease ? age_ms(lease) : -1;
 }
 
-/* Queue
- * ---------------------------------------------------------------------------------------- */
+/* ---- queue */
 
 bool xnat_mover_submit(const xnat_job_t *job)
 {
@@ -112,8 +110,7 @@ static bool next_job(xnat_job_t *job)
     return more;
 }
 
-/* Threads
- * -------------------------------------------------------------------------------------- */
+/* ---- threads */
 
 static void *APR_THREAD_FUNC work(apr_thread_t *thread, void *data)
 {

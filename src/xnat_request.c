@@ -39,8 +39,7 @@ void xnat_request_say(xnat_request_t *xr, xb_decision_t decision, const char *re
     }
 }
 
-/* Ended
- * ---------------------------------------------------------------------------------------- */
+/* ---- ended */
 
 static void leave_member(xnat_request_t *xr)
 {
@@ -98,8 +97,7 @@ int xnat_request_done(int *status, request_rec *r)
     return DECLINED;
 }
 
-/* Recognised
- * ----------------------------------------------------------------------------------- */
+/* ---- recognised */
 
 /* The id as stock code will find it: in the URL with its query, then in the cookies. */
 static void find_id(xnat_request_t *xr, const char *url)
@@ -142,8 +140,7 @@ static xnat_request_t *begin(request_rec *r, xnat_balancer_t *xb, const char *ur
     return xr;
 }
 
-/* At the gate
- * ---------------------------------------------------------------------------------- */
+/* ---- at the gate */
 
 /* Half of a child's threads at most wait at gates: the others keep serving. */
 static bool may_wait(apr_uint32_t *waiting)
@@ -220,8 +217,7 @@ static int enter(xnat_request_t *xr)
     return OK;
 }
 
-/* Let through
- * ---------------------------------------------------------------------------------- */
+/* ---- let through */
 
 bool xnat_request_names_route(const xb_id_t *id, const char *route)
 {
@@ -298,8 +294,7 @@ int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_r
     return rv == OK ? route_request(xr, worker, balancer, conf, url) : rv;
 }
 
-/* Sent
- * ----------------------------------------------------------------------------------------- */
+/* ---- sent */
 
 void xnat_request_remember(xnat_request_t *xr, unsigned member)
 {

@@ -50,8 +50,7 @@ static unsigned plan_count;
 static int64_t folded_us, overload_us, children_us, no_target_us;
 static int64_t draining_since_us[XB_MEMBERS_MAX]; /* 0: not draining */
 
-/* Decayed figures
- * ------------------------------------------------------------------------------ */
+/* ---- decayed figures */
 
 /* Members that cannot take new sessions are kept at least at the mean of those that can, so
  * that they are not flooded when they come back; newcomers likewise. */
@@ -95,8 +94,7 @@ static void fold_balancer(xnat_balancer_t *xb, void *ctx)
     }
 }
 
-/* Children
- * ------------------------------------------------------------------------------------- */
+/* ---- children */
 
 static void check_children(void)
 {
@@ -116,8 +114,7 @@ static void repair(void)
     }
 }
 
-/* Choosing
- * ------------------------------------------------------------------------------------- */
+/* ---- choosing */
 
 static bool store_open(const xnat_balancer_t *xb, int64_t now)
 {
@@ -339,8 +336,7 @@ static void move_overloaded(plan_t *p, int64_t now)
     }
 }
 
-/* Walks
- * ---------------------------------------------------------------------------------------- */
+/* ---- walks */
 
 /* Sessions at home at each member, counted over twenty ticks. */
 static void count_sessions(int64_t now)
