@@ -7,63 +7,20 @@
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
 #include "xnat_log.h"
-#include "xnat_move_store.h"
+#include "xnat_steps.h"
 
-#define PROBE_NAME "_xnat_balance_probe"
 /* After a refusal the session is left alone for this long; longer if it could not be made
  * quiet, since its user has waited for nothing. */
 #define BACK_OFF_US (10 * INT64_C(1000000))
 #define NEVER_QUIET_BACK_OFF_US (120 * INT64_C(1000000))
 /* How long a busy session's requests may hold the shut gate. */
 #define QUIET_US (1 * INT64_C(1000000))
-/* How long the proof's keys may take to show: MSM stores after it has answered. */
-#define PROOF_US 400000
-/* Life of a moved marker beyond the session's own: the stale copy's background cycle. */
-#define STALE_MARGIN_S 120
 #define UNKNOWN_LIFE_S 86400
-
-/* One move under way. */
-typedef struct {
-    xnat_hands_t *hands;
-    const xnat_job_t *job;
-    const xnat_balancer_t *xb;
-    unsigned token;
-    int64_t begun_us, deadline_us; /* the gate opens before its waiters give up */
-    char old_text[XB_ID_MAX + 1], new_text[2 * XB_ID_MAX];
-    xb_id_t old, fresh; /* inside the two texts */
-    bool
-        other_path; /* the last id found in an answer was for another Path than the session's */
-    unsigned path;
-    uint32_t life_s; /* max inactive of the session */
-} move_t;
-
-static int64_t left(const move_t *m, int64_t most)
-{
-    int64_t rest = m->deadline_us - xnat_now_us();
-    return rest < 1000 ? 1000 : rest < most ? rest : most;
-}
-
-static bool is_ours(const move_t *m)
-{
-    return xb_table_token(xnat_table, m->job->slot, m->token, NULL);
-}
-
-static bool parse(const move_t *m, const char *text, xb_id_t *out)
-{
-    return xb_id_parse((xb_span_t){text, strlen(text)}, m->xb->balancer->s->sticky_separator,
-                       out) &&
-           out->route.n;
-}
-
-static bool is_text(xb_span_t span, const char *text)
-{
-    return strlen(text) == span.n && !memcmp(text, span.p, span.n);
-}
 
 /* ---- gate */
 
 /* Requests in flight at a gate that was shut on a busy session: they may end. */
-static bool wait_for_quiet(const move_t *m)
+static bool wait_for_quiet(const xnat_steps_t *m)
 {
     unsigned inflight = 0;
     int64_t half = m->xb->conf.gate_timeout / 2,
@@ -75,7 +32,7 @@ static bool wait_for_quiet(const move_t *m)
     return inflight == 0;
 }
 
-static bool shut_gate(move_t *m)
+static bool shut_gate(xnat_steps_t *m)
 {
     const xnat_job_t *job = m->job;
     m->begun_us = xnat_now_us();
@@ -87,70 +44,9 @@ static bool shut_gate(move_t *m)
                          &m->token);
 }
 
-/* ---- hEADs */
-
-static void front_of(const move_t *m, char host[256], char proto[8])
-{
-    xnat_shm_balancer_t *rec = &xnat_shm->balancer[m->xb->record];
-    uint32_t before, after;
-    do {
-        before = __atomic_load_n((uint32_t *)&rec->seq, __ATOMIC_ACQUIRE);
-        apr_cpystrn(host, rec->host, sizeof rec->host);
-        apr_cpystrn(proto, rec->proto, sizeof rec->proto);
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
-        after = __atomic_load_n((uint32_t *)&rec->seq, __ATOMIC_RELAXED);
-        /* odd for ever if a child was killed while it wrote: what is there will do */
-    } while (before != after && !(after & 1));
-}
-
-/* One HEAD with an id of the session, at a path that no servlet serves. */
-static xnat_probe_rc_t head(const move_t *m, proxy_worker *worker, const char *id,
-                            apr_interval_time_t budget, xnat_probe_answer_t *answer)
-{
-    char path[XNAT_PATH_SIZE + 32], cookie[XB_ID_MAX + PROXY_BALANCER_MAX_STICKY_SIZE + 2];
-    char host[256], proto[8];
-    const char *below = m->path != XNAT_PATH_UNKNOWN ? xnat_shm->path[m->path].text : "/";
-    front_of(m, host, proto);
-    apr_snprintf(path, sizeof path, "%s%s" PROBE_NAME, below,
-                 below[strlen(below) - 1] == '/' ? "" : "/");
-    apr_snprintf(cookie, sizeof cookie, "%s=%s", m->xb->balancer->s->sticky, id);
-    xnat_probe_request_t req = {
-        .server = m->xb->server,
-        .conf = m->xb->proxy,
-        .balancer = m->xb->balancer,
-        .worker = worker,
-        .path = m->xb->conf.probe ? m->xb->conf.probe : path,
-        .host = *host ? host : NULL,
-        .cookie = cookie,
-        .forwarded_proto = *proto ? proto : NULL,
-        .budget = budget,
-    };
-    return xnat_probe_head(m->hands->probe, &req, answer);
-}
-
-/* The session's id in an answer's cookies. False: it set none, or one that is not an id. */
-static bool id_in_answer(move_t *m, const xnat_probe_answer_t *answer, char *text, size_t size,
-                         xb_id_t *out)
-{
-    bool found = false;
-    m->other_path = false;
-    for (unsigned i = 0; i < answer->cookies; i++) {
-        xb_set_cookie_t cookie;
-        if (xb_id_in_set_cookie(answer->set_cookie[i], m->xb->balancer->s->sticky, &cookie) &&
-            cookie.value.n && cookie.value.n < size) {
-            memcpy(text, cookie.value.p, cookie.value.n);
-            text[cookie.value.n] = '\0';
-            found = parse(m, text, out);
-            m->other_path = m->path != XNAT_PATH_UNKNOWN &&
-                            !is_text(cookie.path, xnat_shm->path[m->path].text);
-        }
-    }
-    return found;
-}
-
 /* Flush: makes MSM write what it has left unwritten. The home must not rename the session by
  * it: its client would never learn the new name. */
-static xb_refusal_t flush(move_t *m)
+static xb_refusal_t flush(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer;
     char text[XB_ID_MAX + 1];
@@ -158,11 +54,12 @@ static xb_refusal_t flush(move_t *m)
     if (!XB_RULE(FLUSH)) {
         return XB_REFUSALS;
     }
-    if (head(m, m->job->from_worker, m->old_text, left(m, m->xb->conf.gate_timeout / 4),
-             &answer) != XNAT_PROBE_ANSWERED) {
+    if (xnat_steps_head(m, m->job->from_worker, m->old_text,
+                        xnat_steps_left(m, m->xb->conf.gate_timeout / 4),
+                        &answer) != XNAT_PROBE_ANSWERED) {
         return XB_NO_FLUSH;
     }
-    if (id_in_answer(m, &answer, text, sizeof text, &id) && strcmp(text, m->old_text)) {
+    if (xnat_steps_id_in(m, &answer, text, sizeof text, &id) && strcmp(text, m->old_text)) {
         return XB_NO_RENAMED;
     }
     return XB_REFUSALS;
@@ -170,7 +67,7 @@ static xb_refusal_t flush(move_t *m)
 
 /* ---- marker */
 
-static xb_refusal_t check(move_t *m, size_t *total)
+static xb_refusal_t check(xnat_steps_t *m, size_t *total)
 {
     xb_msm_head_t header;
     xb_refusal_t why = xnat_move_check(m->hands, m->xb, &m->old, &header, total);
@@ -183,14 +80,8 @@ static xb_refusal_t check(move_t *m, size_t *total)
     return why;
 }
 
-static bool mark(const move_t *m, unsigned member)
-{
-    return xnat_move_mark(m->hands, m->xb, &m->old, xnat_shm->route[member].route,
-                          m->life_s + STALE_MARGIN_S);
-}
-
 /* Pin, presence and header; flush; then header again, since the flush may have written. */
-static xb_refusal_t prepare(move_t *m)
+static xb_refusal_t prepare(xnat_steps_t *m)
 {
     size_t total = 0;
     xb_refusal_t why = check(m, &total);
@@ -201,54 +92,29 @@ static xb_refusal_t prepare(move_t *m)
     /* MSM stores after it has answered; a large session takes longer. */
     apr_sleep(5000 + (apr_interval_time_t)(total < 4000000 ? total : 4000000) / 40);
     why = check(m, &total);
-    if (why == XB_REFUSALS && !mark(m, m->job->from)) {
+    if (why == XB_REFUSALS && !xnat_steps_mark(m, m->job->from)) {
         why = XB_NO_STORE;
     }
     return why;
 }
 
-/* ---- proof */
-
-/* Rule SAMEID: the answer names the same session at the target. */
-static bool cookie_proves(move_t *m, const xnat_probe_answer_t *answer)
-{
-    return id_in_answer(m, answer, m->new_text, sizeof m->new_text, &m->fresh) &&
-           m->fresh.base.n == m->old.base.n &&
-           !memcmp(m->fresh.base.p, m->old.base.p, m->old.base.n) &&
-           is_text(m->fresh.route, xnat_shm->route[m->job->to].route);
-}
-
-/* Rule FLIP: the key that was probed is gone and the target's is there. Waits for it a little.
- */
-static xnat_keys_t keys_prove(move_t *m)
-{
-    int64_t end = xnat_now_us() + left(m, PROOF_US);
-    apr_interval_time_t nap = 500;
-    xnat_keys_t keys = XNAT_KEYS_NEW;
-    while (XB_RULE(FLIP) &&
-           (keys = xnat_move_keys(m->hands, m->xb, &m->old, &m->fresh)) != XNAT_KEYS_NEW &&
-           xnat_now_us() < end) {
-        apr_sleep(nap);
-        nap = nap < 10000 ? nap * 2 : nap;
-    }
-    return keys;
-}
+/* ---- takeover */
 
 /* The id that the session has at the target if the takeover happened unseen. */
-static void guess_fresh(move_t *m)
+static void guess_fresh(xnat_steps_t *m)
 {
     char sep[2] = {m->xb->balancer->s->sticky_separator, '\0'};
     apr_snprintf(m->new_text, sizeof m->new_text, "%.*s%s%s", (int)m->old.base.n, m->old.base.p,
                  sep, xnat_shm->route[m->job->to].route);
-    parse(m, m->new_text, &m->fresh);
+    xnat_steps_parse(m, m->new_text, &m->fresh);
 }
 
 /* Rule BOTH, after a probe without proof: the keys say who has it; in doubt a living home does,
  * and the session makes no further voluntary move. */
-static bool taken_over_unseen(move_t *m)
+static bool taken_over_unseen(xnat_steps_t *m)
 {
     guess_fresh(m);
-    if (!m->fresh.whole.n || keys_prove(m) != XNAT_KEYS_NEW) {
+    if (!m->fresh.whole.n || xnat_steps_keys_prove(m) != XNAT_KEYS_NEW) {
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
         return false;
     }
@@ -267,21 +133,22 @@ static xb_refusal_t no_proof(xnat_probe_rc_t rc, bool cookie)
                                      : XB_NO_PROOF_COOKIE;
 }
 
-static xb_refusal_t take_over(move_t *m)
+static xb_refusal_t take_over(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer = {0};
-    if (!is_ours(m)) {
+    if (!xnat_steps_is_ours(m)) {
         return XB_NO_TOKEN;
     }
     xb_table_visit(xnat_table, m->job->slot, m->job->to, xnat_now_us());
     xnat_probe_rc_t rc =
-        head(m, m->job->to_worker, m->old_text, left(m, m->xb->conf.gate_timeout / 2), &answer);
-    bool cookie = rc == XNAT_PROBE_ANSWERED && cookie_proves(m, &answer);
+        xnat_steps_head(m, m->job->to_worker, m->old_text,
+                        xnat_steps_left(m, m->xb->conf.gate_timeout / 2), &answer);
+    bool cookie = rc == XNAT_PROBE_ANSWERED && xnat_steps_cookie_proves(m, &answer);
     if (cookie && m->other_path) { /* its true home, in memory, is the one that keeps it */
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
         return XB_NO_PROOF_PATH;
     }
-    if (cookie && keys_prove(m) == XNAT_KEYS_NEW) {
+    if (cookie && xnat_steps_keys_prove(m) == XNAT_KEYS_NEW) {
         return XB_REFUSALS;
     }
     if (rc != XNAT_PROBE_REFUSED && taken_over_unseen(m)) {
@@ -292,7 +159,7 @@ static xb_refusal_t take_over(move_t *m)
 
 /* ---- ends */
 
-static void account(const move_t *m)
+static void account(const xnat_steps_t *m)
 {
     xb_member_t *from = &xnat_members->member[m->job->from];
     xb_member_t *to = &xnat_members->member[m->job->to];
@@ -304,12 +171,12 @@ static void account(const move_t *m)
 }
 
 /* Rule MPRE: the marker names the new home before the gate opens. */
-static xb_refusal_t commit(move_t *m)
+static xb_refusal_t commit(xnat_steps_t *m)
 {
-    if (!is_ours(m)) {
+    if (!xnat_steps_is_ours(m)) {
         return XB_NO_TOKEN;
     }
-    mark(m, m->job->to);
+    xnat_steps_mark(m, m->job->to);
     xb_table_flag(xnat_table, m->job->slot, XB_SESSION_FRESH, 0);
     if (!xb_table_commit(xnat_table, m->job->slot, m->token, m->job->to, m->fresh.whole,
                          xnat_now_us(), 0)) {
@@ -319,7 +186,7 @@ static xb_refusal_t commit(move_t *m)
     return XB_REFUSALS;
 }
 
-static void remember(const move_t *m, xb_refusal_t outcome)
+static void remember(const xnat_steps_t *m, xb_refusal_t outcome)
 {
     int64_t now = xnat_now_us();
     xnat_shm_recent_t rec = {.at_us = now,
@@ -368,10 +235,10 @@ void xnat_move_refused(const xnat_job_t *job, xb_refusal_t why)
 }
 
 /* Steps between gate and commit. */
-static xb_refusal_t carry_out(move_t *m)
+static xb_refusal_t carry_out(xnat_steps_t *m)
 {
     if (!xb_table_id(xnat_table, m->job->slot, m->token, m->old_text, &m->path) ||
-        !parse(m, m->old_text, &m->old)) {
+        !xnat_steps_parse(m, m->old_text, &m->old)) {
         return XB_NO_TOKEN;
     }
     if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {
@@ -390,7 +257,7 @@ static xb_refusal_t carry_out(move_t *m)
 
 void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
 {
-    move_t m = {.hands = hands, .job = job, .xb = job->xb};
+    xnat_steps_t m = {.hands = hands, .job = job, .xb = job->xb};
     if (!xnat_move_store_up(hands, job->xb) && job->seen) {
         xnat_move_refused(job, XB_NO_STORE);
         return;

@@ -314,8 +314,8 @@ static void consider(uint32_t slot, int64_t now)
     }
     for (unsigned i = 0; i < plan_count; i++) {
         int at = xnat_fleet_position(&plans[i].fleet, v.w.home);
-        if (at < 0) {
-            continue;
+        if (at < 0 || plans[i].fleet.member[at] != v.w.home) {
+            continue; /* of another balancer with the same nodes: that one's to move */
         }
         if (plans[i].drains[at]) {
             consider_drain(&plans[i], slot, &v, (unsigned)at, now);

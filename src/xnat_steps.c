@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Steps of moves: HEADs, marker, proofs. */
+#include "xnat_steps.h"
+
+#include "apr_strings.h"
+
+#include "mod_xnat_balance.h"
+#include "xb_rule.h"
+
+#define PROBE_NAME "_xnat_balance_probe"
+/* How long the proof's keys may take to show: MSM stores after it has answered. */
+#define PROOF_US 400000
+/* Life of a moved marker beyond the session's own: the stale copy's background cycle. */
+#define STALE_MARGIN_S 120
+
+int64_t xnat_steps_left(const xnat_steps_t *m, int64_t most)
+{
+    int64_t rest = m->deadline_us - xnat_now_us();
+    return rest < 1000 ? 1000 : rest < most ? rest : most;
+}
+
+bool xnat_steps_is_ours(const xnat_steps_t *m)
+{
+    return xb_table_token(xnat_table, m->job->slot, m->token, NULL);
+}
+
+bool xnat_steps_parse(const xnat_steps_t *m, const char *text, xb_id_t *out)
+{
+    return xb_id_parse((xb_span_t){text, strlen(text)}, m->xb->balancer->s->sticky_separator,
+                       out) &&
+           out->route.n;
+}
+
+static bool is_text(xb_span_t span, const char *text)
+{
+    return strlen(text) == span.n && !memcmp(text, span.p, span.n);
+}
+
+/* ---- HEADs */
+
+static void front_of(const xnat_steps_t *m, char host[256], char proto[8])
+{
+    xnat_shm_balancer_t *rec = &xnat_shm->balancer[m->xb->record];
+    uint32_t before, after;
+    do {
+        before = __atomic_load_n((uint32_t *)&rec->seq, __ATOMIC_ACQUIRE);
+        apr_cpystrn(host, rec->host, sizeof rec->host);
+        apr_cpystrn(proto, rec->proto, sizeof rec->proto);
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        after = __atomic_load_n((uint32_t *)&rec->seq, __ATOMIC_RELAXED);
+        /* odd for ever if a child was killed while it wrote: what is there will do */
+    } while (before != after && !(after & 1));
+}
+
+xnat_probe_rc_t xnat_steps_head(const xnat_steps_t *m, proxy_worker *worker, const char *id,
+                                apr_interval_time_t budget, xnat_probe_answer_t *answer)
+{
+    char path[XNAT_PATH_SIZE + 32], cookie[XB_ID_MAX + PROXY_BALANCER_MAX_STICKY_SIZE + 2];
+    char host[256], proto[8];
+    const char *below = m->path != XNAT_PATH_UNKNOWN ? xnat_shm->path[m->path].text : "/";
+    front_of(m, host, proto);
+    apr_snprintf(path, sizeof path, "%s%s" PROBE_NAME, below,
+                 below[strlen(below) - 1] == '/' ? "" : "/");
+    apr_snprintf(cookie, sizeof cookie, "%s=%s", m->xb->balancer->s->sticky, id);
+    xnat_probe_request_t req = {
+        .server = m->xb->server,
+        .conf = m->xb->proxy,
+        .balancer = m->xb->balancer,
+        .worker = worker,
+        .path = m->xb->conf.probe ? m->xb->conf.probe : path,
+        .host = *host ? host : NULL,
+        .cookie = cookie,
+        .forwarded_proto = *proto ? proto : NULL,
+        .budget = budget,
+    };
+    return xnat_probe_head(m->hands->probe, &req, answer);
+}
+
+bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *text,
+                      size_t size, xb_id_t *out)
+{
+    bool found = false;
+    m->other_path = false;
+    for (unsigned i = 0; i < answer->cookies; i++) {
+        xb_set_cookie_t cookie;
+        if (xb_id_in_set_cookie(answer->set_cookie[i], m->xb->balancer->s->sticky, &cookie) &&
+            cookie.value.n && cookie.value.n < size) {
+            memcpy(text, cookie.value.p, cookie.value.n);
+            text[cookie.value.n] = '\0';
+            found = xnat_steps_parse(m, text, out);
+            m->other_path = m->path != XNAT_PATH_UNKNOWN &&
+                            !is_text(cookie.path, xnat_shm->path[m->path].text);
+        }
+    }
+    return found;
+}
+
+/* ---- marker and proof */
+
+bool xnat_steps_mark(const xnat_steps_t *m, unsigned member)
+{
+    return xnat_move_mark(m->hands, m->xb, &m->old, xnat_shm->route[member].route,
+                          m->life_s + STALE_MARGIN_S);
+}
+
+bool xnat_steps_cookie_proves(xnat_steps_t *m, const xnat_probe_answer_t *answer)
+{
+    return xnat_steps_id_in(m, answer, m->new_text, sizeof m->new_text, &m->fresh) &&
+           m->fresh.base.n == m->old.base.n &&
+           !memcmp(m->fresh.base.p, m->old.base.p, m->old.base.n) &&
+           is_text(m->fresh.route, xnat_shm->route[m->job->to].route);
+}
+
+xnat_keys_t xnat_steps_keys_prove(xnat_steps_t *m)
+{
+    int64_t end = xnat_now_us() + xnat_steps_left(m, PROOF_US);
+    apr_interval_time_t nap = 500;
+    xnat_keys_t keys = XNAT_KEYS_NEW;
+    while (XB_RULE(FLIP) &&
+           (keys = xnat_move_keys(m->hands, m->xb, &m->old, &m->fresh)) != XNAT_KEYS_NEW &&
+           xnat_now_us() < end) {
+        apr_sleep(nap);
+        nap = nap < 10000 ? nap * 2 : nap;
+    }
+    return keys;
+}

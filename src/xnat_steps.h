@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What moves and rescues are made of: HEADs with a session's id, the moved marker, the proofs.
+ * Mover's worker threads only. */
+#ifndef XNAT_STEPS_H
+#define XNAT_STEPS_H
+
+#include "xnat_move.h"
+#include "xnat_move_store.h"
+
+/* One session in a worker's hands, its gate shut. */
+typedef struct {
+    xnat_hands_t *hands;
+    const xnat_job_t *job;
+    const xnat_balancer_t *xb;
+    unsigned token;
+    int64_t begun_us, deadline_us; /* the gate opens before its waiters give up */
+    char old_text[XB_ID_MAX + 1], new_text[2 * XB_ID_MAX];
+    xb_id_t old, fresh; /* inside the two texts */
+    bool other_path;    /* an answer's id was for another Path than the session's */
+    unsigned path;
+    uint32_t life_s; /* max inactive of the session */
+} xnat_steps_t;
+
+/* Microseconds until the gate must open, at least 1000, at most `most`. */
+int64_t xnat_steps_left(const xnat_steps_t *m, int64_t most);
+/* Is the token still good? Asked before anything is sent. */
+bool xnat_steps_is_ours(const xnat_steps_t *m);
+/* Splits an id that must have a route. */
+bool xnat_steps_parse(const xnat_steps_t *m, const char *text, xb_id_t *out);
+
+/* One HEAD with an id of the session, at a path that no servlet serves. */
+xnat_probe_rc_t xnat_steps_head(const xnat_steps_t *m, proxy_worker *worker, const char *id,
+                                apr_interval_time_t budget, xnat_probe_answer_t *answer);
+/* The session's id in an answer's cookies. False: it set none, or one that is not an id. */
+bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *text,
+                      size_t size, xb_id_t *out);
+/* Writes the moved marker: the member's route. False: on no memcached. */
+bool xnat_steps_mark(const xnat_steps_t *m, unsigned member);
+/* Rule SAMEID: the answer names the same session at the target; fills `fresh`. */
+bool xnat_steps_cookie_proves(xnat_steps_t *m, const xnat_probe_answer_t *answer);
+/* Rule FLIP: the key that was probed is gone and the fresh one is there. Waits for it a little.
+ */
+xnat_keys_t xnat_steps_keys_prove(xnat_steps_t *m);
+
+#endif
