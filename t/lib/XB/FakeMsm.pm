@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+# A scripted back end that behaves like a Tomcat with memcached-session-manager in sticky mode
+# over real memcacheds, down to its stale copies, and that misbehaves at the module's HEADs.
+#
+#   my $store = { m1 => $t->memcached, m2 => $t->memcached };
+#   my $n = XB::FakeMsm->new($t, 'n1', store => $store);     # all of XB::Backend
+#   my %n = XB::FakeMsm->fleet($t, $store, 'n1', 'n2', 'n3');
+#       more options: node => 'm1' of new sessions (default: the first), max_inactive => s,
+#       cookie_path => '/', prefix => ''
+# Paths: .../login begins a session (node=m2: on that memcached; path=/x: its cookie says so),
+#   .../write?k=K adds K to it, .../read gives { id, node, writes }, .../logout ends it; with ms=
+#   N the work takes so long, with ends=N it is stored only N ms after the answer. Others: as
+#   XB::Backend, in the session that the cookie names.
+# A session is kept under the id that its cookie has: one that moves leaves its copy behind;
+# whoever comes with that id is served from it, and its key is written again, as MSM does.
+#   $n->misbehave('hang', for => $id, ms => 300)   # at the module's HEADs; without for: of all
+#   $n->behave                                     # well again
+# How:
+#   hang drop                      no answer (ms: none within so long, then as usual)
+#   slow                           ms later, as usual
+#   error deaf                     500 or 404 as if no session had been named
+#   late                           no answer; takes over after ms, when nobody waits any more
+#   other-base other-route         takes over under another id, in Set-Cookie and in memcached
+#   no-cookie other-path           takes over, but Set-Cookie says so
+#   keeps                          takes over, but the old key stays
+#   forgets                        deletes the old key, writes none
+#   never-stores                   right cookie, leaves memcached as it is
+#   renames                        at a HEAD with its own id: another memcached node in the id
+#   code                           code=N is the status, all else as usual
+#   $n->heads         the module's HEADs, oldest first: { id, own (true: of this node: a flush),
+#                      moved => { m1 => the marker when it came }, ttl => { m1 => its life },
+#                      copy (true: it had one), uri, headers, time, answered => 1 once it is }
+#   $n->copies         ids of which it holds a copy;  $n->restart  forgets them
+#   XB::FakeMsm->value($id, %fields)       a session's value in memcached, see XB::Msm->header
+#   XB::FakeMsm->base($id), ->node_of($id), ->route_of($id)
+package XB::FakeMsm;
+use v5.36;
+use parent 'XB::Backend';
+use Fcntl qw(:flock);
+use JSON::PP ();
+use Time::HiRes qw(time);
+use XB::Memcached ();
+
+my $ID = qr/^(([0-9A-F]{32})-(\w+))\.(.+)$/;
+
+sub base ($class, $id) { return $id =~ $ID ? $1 : undef }
+sub node_of ($class, $id) { return $id =~ $ID ? $3 : undef }
+sub route_of ($class, $id) { return $id =~ $ID ? $4 : undef }
+
+sub new ($class, $t, $name, %opt)
+{
+    chmod 0666, $t->write("$name.state", '');   # the node itself may run as another user
+    return $class->SUPER::new($t, $name, node => (sort keys %{$opt{store}})[0],
+        max_inactive => 1800, cookie_path => '/', prefix => '', %opt,
+        state => $t->path("$name.state"),
+        code => sub ($req, $conn) { $conn->server->_answer($req, $conn) });
+}
+
+sub fleet ($class, $t, $store, @names)
+{
+    return map { $_ => $class->new($t, $_, store => $store) } @names;
+}
+
+# ---- what all its processes share: one file, a table of copies, misbehaviour and HEADs
+
+sub _change ($self, $code)
+{
+    open my $fh, '+>>', $self->{state} or die "$self->{state}: $!";
+    flock $fh, LOCK_EX;
+    seek $fh, 0, 0;
+    my $text = do { local $/; <$fh> };
+    my $state = $text ? JSON::PP::decode_json($text)
+                      : { copies => {}, tricks => {}, heads => [] };
+    my $result = $code->($state);
+    truncate $fh, 0;
+    syswrite $fh, JSON::PP->new->latin1->canonical->encode($state);
+    close $fh;
+    return $result;
+}
+
+sub misbehave ($self, $how, %opt)
+{
+    my $whose = defined $opt{for} ? $self->base($opt{for}) : '*';
+    $self->_change(sub ($s) { $s->{tricks}{$whose} = { %opt, how => $how } });
+    return;
+}
+
+sub behave ($self)
+{
+    $self->_change(sub ($s) { $s->{tricks} = {} });
+    return;
+}
+
+sub heads ($self) { return @{ $self->_change(sub ($s) { $s->{heads} }) } }
+sub copies ($self) { return sort keys %{ $self->_change(sub ($s) { $s->{copies} }) } }
+
+sub clear ($self)
+{
+    $self->_change(sub ($s) { $s->{heads} = []; return });
+    return $self->SUPER::clear;
+}
+
+sub stop ($self)
+{
+    $self->_change(sub ($s) { $s->{copies} = {} });
+    return $self->SUPER::stop;
+}
+
+# ---- memcached
+
+# A connection of this process's own: those of the test must not be shared.
+sub _memcached ($self, $node)
+{
+    my $mc = $self->{store}{$node} // return undef;
+    return $self->{own}{$$}{$node} //= bless { port => $mc->port }, 'XB::Memcached';
+}
+
+sub value ($class, $id, %f)
+{
+    my $now = int(1000 * time);
+    my $attributes = JSON::PP->new->canonical->encode($f{writes} // []);
+    return pack('n n q> q> N a a q> q> n/a', $f{version} // 2, 52 + length $id,
+                $f{created} // $now - 1000, $f{accessed} // $now, $f{max_inactive} // 1800, 0,
+                $f{valid} // 1, $f{this_accessed} // $now, $now, $f{id} // $id)
+        . pack('n4', 0, 0, 0, 0) . $attributes;
+}
+
+sub _load ($self, $id)
+{
+    my $mc = $self->_memcached($self->node_of($id)) // return undef;
+    my $value = $mc->get("$self->{prefix}$id") // return undef;
+    my $at = unpack 'x2 n', $value;
+    return JSON::PP::decode_json(substr $value, $at);
+}
+
+sub _store ($self, $id, $writes)
+{
+    my $mc = $self->_memcached($self->node_of($id)) // return;
+    $mc->set("$self->{prefix}$id", $self->value($id, writes => $writes,
+             max_inactive => $self->{max_inactive}), $self->{max_inactive});
+    return;
+}
+
+sub _forget ($self, $id)
+{
+    my $mc = $self->_memcached($self->node_of($id)) // return;
+    $mc->delete("$self->{prefix}$id");
+    return;
+}
+
+# ---- sessions
+
+# The copy that a request with this id works on, and under which id. A copy of the session's own
+# that is there already wins over memcached: that is what makes a stale copy one.
+sub _find ($self, $id)
+{
+    return ($id, undef) if $self->_change(sub ($s) { exists $s->{copies}{$id} });
+    my ($base, $route) = ($self->base($id), $self->route_of($id));
+    my $own = "$base.$self->{route}";
+    return ($own, undef) if $self->_change(sub ($s) { exists $s->{copies}{$own} });
+    my $writes = $self->_load($id) // return;
+    $self->_change(sub ($s) { $s->{copies}{$own} = $writes });
+    return ($own, $id);
+}
+
+sub _cookie ($self, $id, $path = $self->{cookie_path})
+{
+    return ('Set-Cookie' => "JSESSIONID=$id; Path=$path; HttpOnly");
+}
+
+sub _is_probe ($req) { return $req->{method} eq 'HEAD' }
+
+sub _answer ($self, $req, $conn)
+{
+    my $id = $req->{cookies}{JSESSIONID};
+    my ($word) = $req->{path} =~ m{(\w+)$};
+    return $self->_login($req, $conn) if ($word // '') eq 'login';
+    return 0 if !defined $id || $id !~ $ID;
+    return $self->_head($req, $conn, $id) if _is_probe($req);
+    return $self->_use($req, $conn, $id, $word // '');
+}
+
+sub _login ($self, $req, $conn)
+{
+    my ($node, $path) = map { $req->{query}{$_} ? $req->{query}{$_}[0] : undef } qw(node path);
+    my $id = $self->session_id;
+    $id =~ s/-\w+\./-$node./ if defined $node;
+    $self->_change(sub ($s) { $s->{copies}{$id} = [] });
+    $self->_store($id, []);
+    $conn->respond(200, [ $self->_cookie($id, $path // $self->{cookie_path}) ], "$id\n");
+    return 1;
+}
+
+sub _use ($self, $req, $conn, $id, $word)
+{
+    my ($own, $taken) = $self->_find($id);
+    return $conn->respond(401, [], "no session\n") || 1 if !defined $own;
+    $self->_forget($taken) if defined $taken;
+    my @cookie = $own ne $id ? $self->_cookie($own) : ();
+    $conn->pause(($req->{query}{ms} ? $req->{query}{ms}[0] : 0) / 1000);
+    if ($word eq 'logout') {
+        $self->_change(sub ($s) { delete $s->{copies}{$own} });
+        $self->_forget($own);
+        my $over = "JSESSIONID=; Path=$self->{cookie_path}; Max-Age=0";
+        $conn->respond(200, [ 'Set-Cookie' => $over ], "bye\n");
+        return 1;
+    }
+    my $key = $req->{query}{k} ? $req->{query}{k}[0] : undef;
+    my $writes = $self->_change(sub ($s) {
+        push @{$s->{copies}{$own}}, $key if $word eq 'write';
+        return $s->{copies}{$own};
+    });
+    my $said = { id => $own, node => $self->{route}, writes => $writes };
+    if ($word eq 'write' || $word eq 'read') {
+        $conn->respond(200, \@cookie, JSON::PP->new->canonical->encode($said) . "\n");
+    }
+    else {
+        push @{$req->{query}{header}}, join ': ', @cookie if @cookie;
+        $conn->_builtin($req);
+    }
+    $conn->pause($req->{query}{ends}[0] / 1000) if $req->{query}{ends};
+    $self->_store($own, $writes) if $word eq 'write' || defined $taken || $req->{query}{ends};
+    return 1;
+}
+
+# ---- the module's HEADs
+
+sub _note ($self, $req, $id)
+{
+    my %head = (id => $id, own => $self->route_of($id) eq $self->{route} ? 1 : 0,
+                uri => $req->{uri}, headers => $req->{headers}, time => time,
+                copy => 0);
+    my $own = $self->base($id) . ".$self->{route}";
+    $head{copy} = 1 if grep { $_ eq $own } $self->copies;
+    my $key = 'xnat-balance:moved:' . $self->base($id);
+    for my $node (sort keys %{$self->{store}}) {
+        my $mc = $self->_memcached($node);
+        $head{moved}{$node} = $mc->get($key);
+        my ($ttl) = $mc->command("mg $key t") =~ /^HD t(-?\d+)/;
+        $head{ttl}{$node} = $ttl;
+    }
+    return $self->_change(sub ($s) { push @{$s->{heads}}, \%head; return $#{$s->{heads}} });
+}
+
+sub _head ($self, $req, $conn, $id)
+{
+    my $base = $self->base($id);
+    my $trick = $self->_change(sub ($s) { $s->{tricks}{$base} // $s->{tricks}{'*'} });
+    my $how = $trick->{how} // '';
+    my $wait = ($trick->{ms} // 0) / 1000;
+    my $number = $self->_note($req, $id);
+    $conn->pause($wait) if $how =~ /^(?:slow|hang|drop|late)$/;
+    if ($how =~ /^(?:hang|drop)$/ && !$wait) {
+        $conn->until_closed if $how eq 'hang';
+        return $conn->{close} = 1;
+    }
+    if ($how eq 'error' || $how eq 'deaf') {
+        $conn->respond($how eq 'error' ? 500 : 404, [], '');
+    }
+    else {
+        $self->_take_over($conn, $id, $trick);
+    }
+    $self->_change(sub ($s) { $s->{heads}[$number]{answered} = 1 if $s->{heads}[$number] });
+    return 1;
+}
+
+sub _take_over ($self, $conn, $id, $trick)
+{
+    my $how = $trick->{how} // '';
+    my ($own, $taken) = $self->_find($id);
+    return $conn->respond(404, [], '') if !defined $own;
+    my $was = $id;
+    if ($how eq 'renames' && $own eq $id) {
+        my ($other) = grep { $_ ne $self->node_of($id) } sort keys %{$self->{store}};
+        $own = $id =~ s/-\w+\./-$other./r;
+        $self->_change(sub ($s) { $s->{copies}{$own} = delete $s->{copies}{$id} });
+        $taken = $id;
+    }
+    $self->_forget($taken) if defined $taken && $how !~ /^(?:keeps|never-stores)$/;
+    my %false = ('other-base' => $self->session_id,
+                 'other-route' => $self->base($own) . '.elsewhere');
+    if (my $name = $false{$how}) {
+        $self->_change(sub ($s) { $s->{copies}{$name} = delete $s->{copies}{$own} });
+        $own = $name;
+    }
+    my $path = $how eq 'other-path' ? '/elsewhere' : $self->{cookie_path};
+    my @cookie = $own ne $was && $how ne 'no-cookie' ? $self->_cookie($own, $path) : ();
+    $conn->respond($trick->{code} // 404, \@cookie, '') if $how ne 'late';
+    $conn->{close} = 1 if $how eq 'late';
+    my $writes = $self->_change(sub ($s) { $s->{copies}{$own} });
+    $self->_store($own, $writes) if $how !~ /^(?:forgets|never-stores)$/;
+    return;
+}
+
+1;

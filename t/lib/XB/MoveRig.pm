@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+# Scripted MSM nodes, real memcacheds and an httpd in front of them: where moves are tested.
+#
+#   my $rig = XB::MoveRig->new($t);    # nodes n1 n2 n3, memcacheds m1 m2, balancer "app" at /
+#       nodes => ['n1', 'n2'], stores => ['m1'], conf => server directives, section => those of
+#       the balancer, at => { m1 => 'host:port' instead of the memcached's own },
+#       httpd => { children => 3 }
+#   $rig->httpd, ->client, ->node('n1') (XB::FakeMsm), ->nodes, ->store('m1') (XB::Memcached)
+#   $rig->status        the status page, decoded
+#   $rig->refusals      its refusals that are not 0, a hash
+#   $rig->mover_pid     of the child that holds the mover's lease
+#   $rig->login('u1', 'n1', node => 'm2', ...)     a session at that node, with two requests
+#                       behind it; more arguments go into the login's query; gives the id
+#   $rig->only('n1'), $rig->open                   who may take new sessions
+#   $rig->drain('n1'), $rig->undrain('n1')
+#   $rig->ask('u1', '/write?k=1')                  XB::Client's answer, and json, node
+#   $rig->send('u1', '/path')                      sends a request, returns its socket at once
+#   $rig->receive($socket)                         status of the answer, once it is whole
+#   $rig->overload('n1', $requests, $ms)           so many requests at a time keep it busy;
+#                                                  returns their sockets
+package XB::MoveRig;
+use v5.36;
+use JSON::PP ();
+use XB::FakeMsm ();
+use XB::Test;
+
+sub new ($class, $t, %opt)
+{
+    my $self = bless { t => $t, nodes => [qw(n1 n2 n3)], stores => [qw(m1 m2)], conf => '',
+                       section => '', httpd => {}, at => {}, %opt }, $class;
+    $self->{store} = { map { $_ => $t->memcached } @{$self->{stores}} };
+    $self->{node} = { XB::FakeMsm->fleet($t, $self->{store}, @{$self->{nodes}}) };
+    $self->{h} = $t->httpd(%{$self->{httpd}}, conf => $self->conf($self->{conf}));
+    $self->{c} = $self->{h}->client;
+    return $self;
+}
+
+sub conf ($self, $more)
+{
+    my $list = join ',', map { "$_:" . ($self->{at}{$_} // $self->{store}{$_}->address) }
+        @{$self->{stores}};
+    my $members = join "\n",
+        map { 'BalancerMember ' . $self->{node}{$_}->url . " route=$_" } @{$self->{nodes}};
+    return <<"END";
+XnatBalanceMemcachedNodes "$list"
+XnatBalanceGrace 30ms
+$more
+<Proxy "balancer://app">
+$members
+ProxySet lbmethod=xnat stickysession=JSESSIONID|jsessionid
+$self->{section}
+</Proxy>
+<Location "/status">
+SetHandler xnat-balance-status
+</Location>
+ProxyPass "/status" "!"
+ProxyPass "/balancer-manager" "!"
+ProxyPass "/" "balancer://app/"
+END
+}
+
+sub httpd ($self) { return $self->{h} }
+sub client ($self) { return $self->{c} }
+sub node ($self, $name) { return $self->{node}{$name} }
+sub nodes ($self) { return map { $self->{node}{$_} } @{$self->{nodes}} }
+sub store ($self, $name) { return $self->{store}{$name} }
+
+# ---- the status page
+
+sub status ($self)
+{
+    my $r = $self->{c}->get('/status?format=json');
+    return $r->{status} == 200 ? JSON::PP::decode_json($r->{body}) : {};
+}
+
+sub refusals ($self)
+{
+    my $all = $self->status->{refusals_by_reason};
+    return map { $_ => $all->{$_} } grep { $all->{$_} } keys %$all;
+}
+
+# The one child that runs the mover's workers, and so has threads that no other has.
+sub mover_pid ($self)
+{
+    my %threads = map { $_ => scalar(() = glob "/proc/$_/task/*") } $self->{h}->children;
+    my @by_number = sort { $threads{$b} <=> $threads{$a} } keys %threads;
+    return $by_number[0];
+}
+
+# ---- members
+
+sub _switch ($self, $flag, %on)
+{
+    $self->{h}->manager('app', $self->{node}{$_}->url, $flag => $on{$_}) for sort keys %on;
+    return;
+}
+
+sub only ($self, $name)
+{
+    $self->_switch('disabled', map { $_ => $_ ne $name } @{$self->{nodes}});
+    return;
+}
+
+sub open ($self)
+{
+    $self->_switch('disabled', map { $_ => 0 } @{$self->{nodes}});
+    return;
+}
+
+sub drain ($self, $name) { return $self->_switch('drain', $name => 1) }
+sub undrain ($self, $name) { return $self->_switch('drain', $name => 0) }
+
+# ---- requests
+
+# Elections follow the load: asks until the node is it.
+sub login ($self, $user, $name = undef, %query)
+{
+    my $query = join '&', map { "$_=$query{$_}" } sort keys %query;
+    my $id = wait_for {
+        delete $self->{c}->jar($user)->{JSESSIONID};
+        $self->{c}->get("/login?$query", user => $user);
+        my $got = $self->{c}->session($user) // return;
+        return !defined $name || XB::FakeMsm->route_of($got) eq $name ? $got : undef;
+    } 10, "a session at " . ($name // 'a node');
+    $self->{c}->get('/read', user => $user);
+    return $id;
+}
+
+sub ask ($self, $user, $path)
+{
+    my $r = $self->{c}->get($path, user => $user);
+    my $json = $r->{status} == 200 && $r->{body} =~ /^\{/;
+    $r->{json} = $json ? JSON::PP::decode_json($r->{body}) : {};
+    $r->{node} = $r->{json}{node} // '';
+    return $r;
+}
+
+sub send ($self, $user, $path)
+{
+    my $socket = $self->{c}->socket;
+    my $cookie = 'JSESSIONID=' . $self->{c}->session($user);
+    my @head = ("GET $path HTTP/1.1", 'Host: x', "Cookie: $cookie", 'Connection: close');
+    print $socket map { "$_\r\n" } @head, '';
+    $socket->flush;
+    return $socket;
+}
+
+sub receive ($self, $socket)
+{
+    my $text = do { local $/; <$socket> };
+    return ($text // '') =~ m{^HTTP/1\.1 (\d+)} ? $1 : 0;
+}
+
+sub overload ($self, $name, $requests, $ms)
+{
+    return map { $self->login("busy$_", $name); $self->send("busy$_", "/bytes?n=1000&ms=$ms") }
+        1 .. $requests;
+}
+
+1;
