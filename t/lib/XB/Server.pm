@@ -65,7 +65,12 @@ sub restart ($self)
 sub _serve ($self, $listen, $parent)
 {
     local $SIG{CHLD} = 'IGNORE';
-    local $SIG{TERM} = sub { POSIX::_exit(0) };
+    my $leader = $$;
+    local $SIG{TERM} = sub {            # takes its connections along, which may be kept open
+        local $SIG{TERM} = 'IGNORE';
+        CORE::kill 'TERM', -$leader if $$ == $leader;
+        POSIX::_exit(0);
+    };
     local $SIG{PIPE} = 'IGNORE';
     my $select = IO::Select->new($listen);
     my $number = 0;

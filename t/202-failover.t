@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+# A home that is down: the session's requests agree on one other node, however many come at once,
+# and stay there; bodies survive; what must not fail over does not.
+use v5.36;
+use Test::More;
+use XB::Test;
+use JSON::PP;
+
+my $t = XB::Test->new;
+my @routes = map { "n$_" } 1 .. 5;
+my %be = map { $_ => $t->backend($_) } @routes, 'other';
+my $list = join "\n", map { 'BalancerMember ' . $be{$_}->url . " route=$_ retry=1" } @routes;
+my $sticky = 'stickysession=JSESSIONID|jsessionid';
+my $h = $t->httpd(conf => <<"END");
+<Proxy "balancer://app">
+$list
+ProxySet lbmethod=xnat $sticky
+</Proxy>
+<Proxy "balancer://forced">
+$list
+ProxySet lbmethod=xnat $sticky nofailover=On
+</Proxy>
+<Proxy "balancer://other">
+BalancerMember @{[ $be{other}->url ]} route=other
+ProxySet lbmethod=xnat $sticky
+</Proxy>
+Header always set X-Xnat "%{XNAT_BALANCE_DECISION}e %{XNAT_BALANCE_FROM}e %{XNAT_BALANCE_TO}e"
+Header always set X-Changed "%{BALANCER_ROUTE_CHANGED}e %{BALANCER_WORKER_ROUTE}e"
+<Location "/status">
+SetHandler xnat-balance-status
+</Location>
+ProxyPass "/status" "!"
+ProxyPass "/balancer-manager" "!"
+ProxyPass "/other" "balancer://other/"
+ProxyPass "/forced" "balancer://forced/"
+ProxyPass "/" "balancer://app/"
+END
+my $c = $h->client;
+
+# httpd says so of each connection that is refused.
+$t->allow_log(qr/AH00957/, qr/AH00959/, qr/AH01114/);
+
+sub node ($r) { return XB::Client->header($r, 'X-Node') // "status $r->{status}" }
+sub says ($r) { return XB::Client->header($r, 'X-Xnat') // '' }
+
+# How many answers of each text.
+sub tally (@texts)
+{
+    my %n;
+    $n{$_}++ for @texts;
+    return \%n;
+}
+
+sub at_once ($n, %req) { return $c->many([ map { { path => '/echo', %req } } 1 .. $n ]) }
+
+sub login ($user)
+{
+    $c->get('/login', user => $user);
+    my ($route) = ($c->session($user) // '') =~ /\.(n\d)$/;
+    return $route;
+}
+
+my (%home, %users);
+for my $user (map { "u$_" } 1 .. 20) {
+    $home{$user} = login($user);
+    push @{$users{ $home{$user} }}, $user;
+}
+my ($dead) = sort { @{$users{$b}} <=> @{$users{$a}} } keys %users;
+my @moved = @{$users{$dead}};
+my %new_home;
+
+subtest 'all requests of a session agree' => sub {
+    $be{$dead}->stop;
+    for my $user (@moved) {
+        my @r = at_once(12, user => $user);
+        my $nodes = tally(map { node($_) } @r);
+        is(scalar keys %$nodes, 1, "$user: one node") or diag(explain $nodes);
+        ($new_home{$user}) = keys %$nodes;
+        isnt($new_home{$user}, $dead, 'another');
+        my $said = tally(map { says($_) } @r);
+        my $to = "$dead $new_home{$user}";
+        cmp_ok($said->{"failover $to"} // 0, '>=', 1, 'failover');
+        is(($said->{"failover $to"} // 0) + ($said->{"straggler $to"} // 0), 12, 'or after it')
+            or diag(explain $said);
+        is_deeply(tally(map { XB::Client->header($_, 'X-Changed') } @r),
+                  { "1 $new_home{$user}" => 12 }, 'BALANCER_ROUTE_CHANGED');
+    }
+    cmp_ok(scalar keys %{tally(values %new_home)}, '>', 1, 'not all sessions to one node')
+        if @moved > 2;
+};
+
+subtest 'a session that the table does not know' => sub {
+    for my $i (1 .. 4) {
+        my $id = sprintf '%032X', $i;
+        my @r = at_once(12, cookie => "JSESSIONID=$id.$dead");
+        my $nodes = tally(map { node($_) } @r);
+        is(scalar keys %$nodes, 1, 'one node') or diag(explain $nodes);
+        is(node(($c->get('/echo', cookie => "JSESSIONID=$id.$dead"))), (keys %$nodes)[0], 'stays');
+    }
+};
+
+subtest 'bodies' => sub {
+    for my $size (0, 1, 10_000, 300_000) {
+        my $id = sprintf 'B%031X', $size;
+        my $r = $c->post('/upload', undef, size => $size, cookie => "JSESSIONID=$id.$dead");
+        my $said = $r->{status} == 200 ? decode_json($r->{body}) : {};
+        is("$r->{status} " . ($said->{body_length} // ''), "200 $size", "$size bytes");
+        is($said->{body_sum}, $size * ord('u') % 2**32, 'are the same');
+    }
+};
+
+subtest 'they stay when the old home is back' => sub {
+    $be{$dead}->start;
+    # An election may find it again only after retry=1.
+    wait_for { node($c->get('/echo')) eq $dead } 10, 'the old home to be elected';
+    for my $user (@moved) {
+        is_deeply(tally(map { node($_) } at_once(4, user => $user)), { $new_home{$user} => 4 },
+                  "$user stays");
+    }
+    my ($stayed) = grep { $home{$_} ne $dead } sort keys %home;
+    is(node($c->get('/echo', user => $stayed)), $home{$stayed}, 'others were never moved');
+};
+
+subtest 'the new home dies too' => sub {
+    my $user = $moved[0];
+    my $second = $new_home{$user};
+    $be{$second}->stop;
+    my $nodes = tally(map { node($_) } at_once(12, user => $user));
+    is(scalar keys %$nodes, 1, 'one node') or diag(explain $nodes);
+    my ($third) = keys %$nodes;
+    ok($third ne $second && $third ne $dead, 'where the session has never been');
+    $be{$second}->start;
+    $new_home{$user} = $third;
+};
+
+subtest 'nobody is left' => sub {
+    my $user = $moved[0];
+    $be{$_}->stop for @routes;
+    $t->expect_log(qr/AH01114/);
+    $t->allow_log(qr/AH01167: balancer:\/\/app: All workers are in error state/);
+    is($c->get('/echo', user => $user)->{status}, 503, 'a known session');
+    is($c->get('/echo')->{status}, 503, 'a new one');
+    is($c->get('/echo', cookie => 'JSESSIONID=AB.n1')->{status}, 503, 'an unknown one');
+    $be{$_}->start for @routes;
+    my $r = wait_for { my $r = $c->get('/echo', user => $user); $r->{status} == 200 && $r } 10,
+        'service';
+    my $then = node($r);
+    is_deeply(tally(map { node($_) } at_once(8, user => $user)), { $then => 8 }, 'one node again');
+};
+
+subtest 'nofailover' => sub {
+    my $id = 'ABCDEF.n1';
+    is(node($c->get('/forced/echo', cookie => "JSESSIONID=$id")), 'n1', 'its home');
+    $be{n1}->stop;
+    $t->allow_log(qr/AH01167: balancer:\/\/forced: All workers are in error state for route/);
+    my @status = map { $c->get('/forced/echo', cookie => "JSESSIONID=$id")->{status} } 1 .. 3;
+    is("@status", '503 503 503', 'stays there');
+    is($c->get('/forced/echo')->{status}, 200, 'new sessions do not');
+    $be{n1}->start;
+    wait_for { node($c->get('/forced/echo', cookie => "JSESSIONID=$id")) eq 'n1' } 10, 'it is back';
+};
+
+subtest 'no failover without need' => sub {
+    my $user = 'u30';
+    my $home = login($user);
+    my @bad = ('/drop', '/cut?n=5', '/echo?code=503', '/echo?code=500');
+    $t->allow_log(qr/AH01102: error reading status line/, qr/AH00898/, qr/AH01110/);
+    $c->get($_, user => $user) for @bad;
+    is(node($c->get('/echo', user => $user)), $home, 'answers of all kinds are those of the home');
+};
+
+# The other balancer sees this one's cookie: it must neither follow nor change that.
+subtest 'two balancers' => sub {
+    my $user = 'u31';
+    my $home = login($user);
+    for (1 .. 3) {
+        my $r = $c->get('/other/echo', user => $user);
+        is(node($r), 'other', 'to the other one');
+        is(says($r), 'elected (null) (null)', 'elected');
+        is(node($c->get('/echo', user => $user)), $home, 'at home in this one');
+    }
+    is(says($c->get('/echo', user => $user)), 'stayed (null) (null)', 'as before');
+    # Nor when it has left the route that its cookie names.
+    $h->manager('app', $be{$home}->url, disabled => 1);
+    my $new = node($c->get('/echo', user => $user));
+    for (1 .. 3) {
+        is(node($c->get('/other/echo', user => $user)), 'other', 'to the other one');
+        is(node($c->get('/echo', user => $user)), $new, 'at its new home in this one');
+    }
+    $h->manager('app', $be{$home}->url, disabled => 0);
+};
+
+subtest 'nothing is left counted' => sub {
+    my $f;
+    wait_for {
+        $f = decode_json($c->get('/status?format=json')->{body});
+        !$f->{sessions_by_state}{'in-flight'} && !grep { $_->{busy} } map { @{$_->{members}} }
+            @{$f->{balancers}};
+    } 5, 'all to end';
+    my ($app) = grep { $_->{name} eq 'balancer://app' } @{$f->{balancers}};
+    my $n = 0;
+    $n += $_->{failed_over} for @{$app->{members}};
+    cmp_ok($n, '>=', @moved, "$n counted as failed over");
+    cmp_ok($f->{requests_by_decision}{failover}, '>=', @moved, 'and decided so');
+};
+
+$t->finish;
