@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+# The module's own counters: they grow while a transfer runs, count tunnels and HTTP/2 and AJP
+# members, are exact over children and threads, and outlive restarts and killed children.
+use v5.36;
+use Test::More;
+use XB::Test;
+use XB::Ajp;
+use JSON::PP;
+
+my $t = XB::Test->new;
+my %be = map { $_ => $t->backend($_) } qw(n1 n2 one);
+my $ajp = XB::Ajp->new($t, 'a1');
+my $mine = $t->port('h2');
+my $sticky = 'stickysession=JSESSIONID|jsessionid';
+
+# An HTTP/2 node: httpd itself, serving a file of known length.
+my $h2 = $t->httpd(name => 'h2node', module => 0, port => $mine, conf => "Protocols h2c http/1.1\n");
+$t->write('h2node/htdocs/file', 'x' x 150_000);
+
+my $h = $t->httpd(children => 2, threads => 16, conf => <<"END");
+<Proxy "balancer://app">
+BalancerMember @{[ $be{n1}->url ]} route=n1
+BalancerMember @{[ $be{n2}->url ]} route=n2
+ProxySet lbmethod=xnat $sticky
+</Proxy>
+<Proxy "balancer://one">
+BalancerMember @{[ $be{one}->url ]} route=one upgrade=websocket
+ProxySet lbmethod=xnat $sticky
+</Proxy>
+<Proxy "balancer://h2">
+BalancerMember h2c://127.0.0.1:$mine route=h2
+ProxySet lbmethod=xnat $sticky
+</Proxy>
+<Proxy "balancer://ajp">
+BalancerMember @{[ $ajp->url ]} route=a1
+ProxySet lbmethod=xnat $sticky
+</Proxy>
+<Location "/status">
+SetHandler xnat-balance-status
+</Location>
+ProxyPass "/status" "!"
+ProxyPass "/balancer-manager" "!"
+ProxyPass "/one" "balancer://one"
+ProxyPass "/h2" "balancer://h2"
+ProxyPass "/ajp" "balancer://ajp"
+ProxyPass "/" "balancer://app/"
+END
+my $c = $h->client;
+
+sub figures { return decode_json($h->client->get('/status?format=json')->{body}) }
+
+# Members by route, over all balancers: the routes differ.
+sub members { return map { $_->{route} => $_ } map { @{$_->{members}} } @{figures()->{balancers}} }
+
+sub member ($route) { my %m = members(); return $m{$route} }
+
+# What came to a member since the last call.
+my %before;
+
+sub since ($route)
+{
+    my $now = member($route);
+    my $then = $before{$route} // {};
+    $before{$route} = $now;
+    return { map { $_ => $now->{$_} - ($then->{$_} // 0) } qw(bytes_in bytes_out requests elected) };
+}
+
+sub quiet
+{
+    wait_for { my %m = members(); !grep { $_->{busy} } values %m } 5, 'requests to end';
+    return;
+}
+
+# Whether a figure passes each mark as soon as so many bytes have been sent, and none later.
+sub grows ($what, $route, $key, $step, @marks)
+{
+    my $base = $before{$route}{$key} // 0;
+    my $at = 0;
+    for my $mark (@marks) {
+        $step->($mark - $at);
+        $at = $mark;
+        my $seen = eval { wait_for { my $n = member($route)->{$key} - $base; $n >= $mark && $n } 5, $what };
+        ok(defined $seen && $seen >= $mark && $seen < $mark + 2000, "$what: $mark bytes")
+            or diag(member($route)->{$key} - $base);
+    }
+    return;
+}
+
+subtest 'while an upload runs' => sub {
+    since('one');
+    my $sock = $c->socket;
+    print $sock "POST /one/upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 500000\r\n\r\n";
+    $sock->flush;
+    grows('upload', 'one', 'bytes_in', sub ($n) { print $sock 'u' x $n; $sock->flush },
+          100_000, 250_000, 400_000);
+    is(member('one')->{busy}, 1, 'busy');
+    print $sock 'u' x 100_000;
+    $sock->flush;
+    like(do { local $/; <$sock> }, qr/"body_length":500000/, 'it arrives');
+    quiet();
+    is(since('one')->{bytes_in}, 500_000, 'counted once');
+};
+
+subtest 'while a download runs' => sub {
+    my $sock = $c->socket;
+    print $sock "GET /one/trickle?n=40&ms=100 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    $sock->flush;
+    my $base = $before{one}{bytes_out};
+    my @seen;
+    wait_for {
+        my $n = member('one')->{bytes_out} - $base;
+        push @seen, $n if !@seen || $seen[-1] != $n;
+        @seen > 5;
+    } 8, 'bytes to come';
+    is_deeply([ grep { $_ > 40 + 500 } @seen ], [], "few at a time: @seen");
+    is(member('one')->{busy}, 1, 'while it runs');
+    like(do { local $/; <$sock> }, qr/x{40}$/, 'it ends');
+    quiet();
+    my $out = since('one')->{bytes_out};
+    ok($out >= 40 && $out < 600, "$out bytes in all");
+};
+
+subtest 'WebSocket' => sub {
+    my $sock = $c->socket;
+    print $sock map { "$_\r\n" }
+        'GET /one/ws HTTP/1.1', 'Host: x', 'Upgrade: websocket', 'Connection: Upgrade', '';
+    $sock->flush;
+    like(scalar <$sock>, qr/ 101 /, 'switched');
+    1 while (<$sock> ne "\r\n");
+    my $echo = sub ($n) {
+        print $sock 'w' x $n;
+        $sock->flush;
+        my $back;
+        read $sock, $back, $n;
+    };
+    grows('to the node', 'one', 'bytes_in', $echo, 10_000, 60_000);
+    my $one = member('one');
+    my $out = $one->{bytes_out} - $before{one}{bytes_out};
+    ok($out >= 60_000 && $out < 62_000, "$out bytes back");
+    is($one->{busy}, 1, 'busy');
+    close $sock;
+    quiet();
+    my $all = since('one');
+    is($all->{bytes_in}, 60_000, 'no more in');
+    ok($all->{bytes_out} >= 60_000 && $all->{bytes_out} < 62_000, 'nor out');
+    is($all->{requests}, 1, 'a request');
+};
+
+subtest 'HTTP/2 member' => sub {
+    my $r = $c->get('/h2/file');
+    is("$r->{status} $r->{length}", '200 150000', 'its file');
+    # Less than a stream's window, for the node answers without reading.
+    is($c->post('/h2/file', undef, size => 50_000)->{length}, 150_000, 'with a body');
+    quiet();
+    my $all = since('h2');
+    is("$all->{bytes_in} $all->{bytes_out}", '50000 300000', 'bytes');
+    is("$all->{requests} $all->{elected}", '2 2', 'requests, elections');
+};
+
+subtest 'AJP member' => sub {
+    is($c->get('/ajp/x')->{status}, 200, 'an answer');
+    $c->get('/ajp/x', cookie => 'JSESSIONID=ABCDEF01.a1');
+    quiet();
+    my $all = since('a1');
+    is("$all->{requests} $all->{elected}", '2 1', 'requests, elections');
+};
+
+my ($requests, $up, $down) = (0, 0, 0);
+
+sub totals ($what)
+{
+    quiet();
+    my %m = members();
+    my %sum;
+    for my $key (qw(requests bytes_in bytes_out)) {
+        $sum{$key} = $m{n1}{$key} + $m{n2}{$key};
+    }
+    is($sum{requests}, $requests, "$what: $requests requests");
+    is($sum{bytes_in}, $up, "$what: $up bytes in");
+    ok($sum{bytes_out} >= $down, "$what: at least $down bytes out");
+    is($sum{bytes_out}, $down, "$what: exactly");
+    return;
+}
+
+subtest 'exact over children and threads' => sub {
+    my $n = 1200;
+    my $i = 0;
+    $h->client->run(parallel => 8, next => sub {
+        return undef if $i++ >= $n;
+        my %keep = (keep => $i % 3 ? 1 : 0, discard => 1);
+        return { path => '/upload?n=100', method => 'POST', size => 1000, %keep } if $i % 4 == 0;
+        return { path => '/bytes?n=3000', %keep };
+    }, done => sub ($r, $req) {
+        $requests++;
+        $up += $req->{size} // 0;
+        $down += $r->{length};
+        fail("status $r->{status} $r->{error}") if $r->{status} != 200 || $r->{error};
+    });
+    totals('in all');
+    my %m = members();
+    ok((grep { $m{$_}{requests} > $n / 4 } qw(n1 n2)) == 2, 'both had their part');
+};
+
+subtest 'a graceful restart' => sub {
+    my @old = $h->children;
+    my $sock = $c->socket;              # a request that spans it
+    print $sock "GET /bytes?n=10&ms=1500 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    $sock->flush;
+    wait_for { my %m = members(); $m{n1}{busy} + $m{n2}{busy} } 5, 'it to be under way';
+    $h->graceful;
+    my %m = members();
+    is($m{n1}{busy} + $m{n2}{busy}, 1, 'it is still under way');
+    $h->client->get('/bytes?n=10', keep => 0) for 1 .. 10;
+    like(do { local $/; <$sock> }, qr/x{10}$/, 'and ends well');
+    $requests += 11;
+    $down += 110;
+    totals('after it');
+};
+
+subtest 'a child that is killed' => sub {
+    $c->get('/login', user => "u$_") for 1 .. 8;
+    quiet();
+    my $before = figures();
+    my @sock = map { $c->socket } 1 .. 8;
+    for my $i (0 .. $#sock) {
+        my $id = $c->session('u' . ($i + 1));
+        my $path = $i % 2 ? '/hang' : '/trickle?n=100&ms=100';
+        print {$sock[$i]} "GET $path HTTP/1.1\r\nHost: x\r\nCookie: JSESSIONID=$id\r\n\r\n";
+        $sock[$i]->flush;
+    }
+    my $in_flight = sub { figures()->{sessions_by_state}{'in-flight'} };
+    wait_for { $in_flight->() == 8 } 5, 'all to be in flight';
+    my $start = time;
+    for my $child ($h->children) {      # whichever has them
+        $h->kill_child($child);
+        last if $in_flight->() == 0;
+    }
+    ok(eval { wait_for { $in_flight->() == 0 } 3, 'sessions to be idle' }, 'no session is busy');
+    ok(eval { wait_for { my %m = members(); !grep { $_->{busy} } values %m } 3, 'members' },
+       'no member is busy');
+    cmp_ok(figures()->{sessions}{repaired}, '>=', 1, 'it says so');
+    is(figures()->{sessions}{remembered}, $before->{sessions}{remembered}, 'no session is forgotten');
+    my @r = $h->client->many([ map { { path => '/echo', cookie => 'JSESSIONID=' . $c->session("u$_") } }
+                               1 .. 8 ]);
+    my @kept = grep { my ($route) = $c->session("u$_") =~ /\.(n\d)/;
+                      XB::Client->header($r[$_ - 1], 'X-Node') eq $route } 1 .. 8;
+    is(scalar @kept, 8, 'they are at home');
+    $_->hang_up for values %be;
+};
+
+$t->finish;
