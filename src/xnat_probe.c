@@ -351,6 +351,16 @@ static void keep_answer(xnat_probe_t *p, request_rec *r, xnat_probe_answer_t *an
     }
 }
 
+/* The handler's word counts: after a failure r->status may still be 200. And a peer that does
+ * not speak HTTP passes there for HTTP/0.9. */
+static bool is_answered(request_rec *r, proxy_worker *clone, const xnat_probe_request_t *req,
+                        char *url)
+{
+    return proxy_run_scheme_handler(r, clone, req->conf, url, NULL, 0) == OK
+           && (strncmp(clone->s->scheme, "http", 4) != 0
+               || apr_table_get(r->notes, "proxy-status"));
+}
+
 static void give_up(xnat_probe_t *p, request_rec *r)
 {
     if (p->conn) {
@@ -379,8 +389,7 @@ static xnat_probe_rc_t ask(xnat_probe_t *p, request_rec *r, const xnat_probe_req
     }
     /* Handed on: in single-connection mode the scheme handler takes this very one. */
     clone->cp->conn = p->conn;
-    /* The handler's answer counts; after a failure r->status may still be 200. */
-    if (proxy_run_scheme_handler(r, clone, req->conf, url, NULL, 0) != OK) {
+    if (!is_answered(r, clone, req, url)) {
         return XNAT_PROBE_BROKEN;
     }
     keep_answer(p, r, answer);

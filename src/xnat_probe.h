@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A HEAD to a member from a background thread, through mod_proxy itself: http, https, ajp and
- * unix sockets with the member's own settings, under one total deadline, without a trace in the
- * real worker's counters and error state. One xnat_probe_t per thread; nothing here is called
- * from a request. Probes run the hooks create_request, map_to_storage, pre_connection and
- * scheme_handler with a request and a client connection that are made up. */
+ * unix sockets (h2 and ws members: in HTTP/1.1) with the member's own settings, under one total
+ * deadline, without a trace in the real worker's counters and error state. One xnat_probe_t per
+ * thread; nothing here is called from a request. Probes run the hooks create_request,
+ * map_to_storage, pre_connection and scheme_handler with a request and a client connection that
+ * are made up. */
 #ifndef XNAT_PROBE_H
 #define XNAT_PROBE_H
 

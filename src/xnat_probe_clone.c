@@ -26,10 +26,24 @@ xnat_clones_t *xnat_clones_create(apr_pool_t *pool)
     return clones;
 }
 
+/* A node that is asked in HTTP/2 or for a WebSocket answers a plain HEAD at the same port. */
+static const char *plain_scheme(const char *scheme)
+{
+    static const char *const plain[][2] = {
+        {"h2c", "http"}, {"h2", "https"}, {"ws", "http"}, {"wss", "https"}};
+    for (unsigned i = 0; i < sizeof(plain) / sizeof(plain[0]); i++) {
+        if (strcmp(scheme, plain[i][0]) == 0) {
+            return plain[i][1];
+        }
+    }
+    return scheme;
+}
+
 /* What makes a clone: the real settings without what changes while the member works. */
 static void copy_settings(proxy_worker_shared *s, const proxy_worker *real)
 {
     memcpy(s, real->s, sizeof(*s));
+    apr_cpystrn(s->scheme, plain_scheme(real->s->scheme), sizeof(s->scheme));
     s->status = PROXY_WORKER_IGNORE_ERRORS; /* a failed probe must not close it to the next */
     s->index = -1;
     s->was_malloced = 0;
@@ -129,12 +143,10 @@ void xnat_clones_set_budget(proxy_worker *clone, const proxy_worker *real,
 
 char *xnat_clones_url(apr_pool_t *pool, const proxy_worker *clone, const char *path)
 {
-    const char *name = clone->s->name_ex;
-    const char *host = strstr(name, "://");
-    host = host ? host + 3 : name;
-    return apr_pstrcat(
-        pool, apr_pstrmemdup(pool, name, (apr_size_t)(host - name) + strcspn(host, "/")), path,
-        NULL);
+    const char *host = strstr(clone->s->name_ex, "://");
+    host = host ? host + 3 : clone->s->name_ex;
+    return apr_pstrcat(pool, clone->s->scheme, "://",
+                       apr_pstrmemdup(pool, host, strcspn(host, "/")), path, NULL);
 }
 
 bool xnat_clones_reusable(const proxy_worker *real)

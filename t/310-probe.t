@@ -13,6 +13,7 @@ use XB::Deps;
 use XB::Test;
 
 my $t = XB::Test->new;
+my $slow = $ENV{XB_TIMES} // 1;
 my $root = XB::Deps->root;
 # What mod_proxy says when members misbehave.
 $t->allow_log(qr/\[proxy(?:_http|_ajp|_balancer)?:(?:error|warn)\]/, qr/\[ssl:warn\]/);
@@ -57,6 +58,7 @@ sub script ($req, $conn)
     my %do = (
         drip => $drip, endless => $endless, slowly => $slow, again => $again,
         half => sub { $conn->write("HTTP/1.1 200 OK\r\nSet-Cookie: half=1\r\n"); $conn->{close} = 1 },
+        other => sub { $conn->write("SSH-2.0-OpenSSH\r\n"); $conn->{close} = 1 },
         bye => sub { $conn->respond(200, [], ''); $conn->{close} = 1 },
         early => sub { $conn->write("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"); $conn->respond(200, [], '') },
         cookies => sub {
@@ -125,6 +127,7 @@ BalancerMember @{[ $n2->url ]} route=closing disablereuse=on
 BalancerMember http://127.0.0.1:@{[ $t->port('dead') ]} route=dead
 BalancerMember http://127.0.0.1:@{[ $t->port('full') ]} route=full
 BalancerMember http://localhost:@{[ $n1->port ]} route=byname
+BalancerMember h2c://127.0.0.1:@{[ $n2->port ]} route=h2c
 BalancerMember unix:$unix_path|http://unix.example/ route=unix
 BalancerMember @{[ $a1->url ]} route=a1 secret=s3cret ping=1
 BalancerMember @{[ $a2->url ]} route=a2 secret=s3cret ping=1
@@ -157,7 +160,9 @@ ProxyPass "/" "balancer://app/"
 END
 }
 
-my $h = $t->httpd(module => 0, modules => ['ssl'], children => 1, port => $t->port('main'), conf => conf());
+# Besides ssl, modules that act on each request or connection, made up or not.
+my @modules = qw(ssl reqtimeout remoteip unique_id deflate session);
+my $h = $t->httpd(module => 0, modules => \@modules, children => 1, port => $t->port('main'), conf => conf());
 my $c = $h->client;
 
 sub query (%arg)
@@ -169,7 +174,8 @@ sub query (%arg)
 sub probe ($route, $path = '/x', %arg)
 {
     my $to = delete $arg{to} // $h->url;
-    my $r = $c->get(undef, url => $to . query(balancer => 'balancer://app', route => $route, path => $path, %arg));
+    my $r = $c->get(undef, url => $to . query(balancer => 'balancer://app', route => $route, path => $path,
+                                              budget => 1000 * $slow, %arg));
     return decode_json($r->{body}) if $r->{status} == 200;
     return { rc => "handler said $r->{status} $r->{error}", elapsed_ms => -1 };
 }
@@ -180,7 +186,7 @@ sub is_rc ($answer, $rc, $what) { return is($answer->{rc}, $rc, $what) }
 sub is_bounded ($answer, $budget, $what)
 {
     is_rc($answer, 'late', $what);
-    cmp_ok($answer->{elapsed_ms}, '<', $budget + 250, '... in its time');
+    cmp_ok($answer->{elapsed_ms}, '<', $budget + 250 * $slow, '... in its time');
     cmp_ok($answer->{elapsed_ms}, '>=', $budget - 20, '... and not before');
     return;
 }
@@ -199,6 +205,7 @@ subtest 'http' => sub {
     is(headers($n1, 'Cookie'), 'JSESSIONID=0.n1; a=b', 'the cookie');
     is(headers($n1, 'Host'), '127.0.0.1:' . $n1->port, "the member's own Host");
     is_rc(probe('byname'), 'answered', 'a member by name, whatever addresses that has');
+    is_rc(probe('h2c'), 'answered', 'an h2c member, in HTTP/1.1');
     is_rc(probe('n1', '/early'), 'answered', 'interim answers are passed over');
 };
 
@@ -295,6 +302,10 @@ subtest 'no answer' => sub {
     is_rc($a, 'refused', 'nobody there');
     cmp_ok($a->{elapsed_ms}, '<', 200, '... told at once');
     is_rc(probe('n1', '/drop'), 'broken', 'closed');
+    $n1->clear;
+    is_rc(probe('n1', '/drop'), 'broken', 'closed, on a new connection');
+    is($n1->count('/drop'), 1, '... where nothing is asked twice');
+    is_rc(probe('n1', '/other'), 'broken', 'something that is not HTTP');
     is_rc(probe('n1', '/reset'), 'broken', 'reset');
     is_rc(probe('n1', '/half'), 'broken', 'half a head is no answer');
     is_rc(probe('dead'), 'refused', 'refused again');
@@ -322,6 +333,7 @@ subtest 'connections are kept, and a dropped one is made anew once' => sub {
     probe('n1');
     $n1->hang_up;
     is_rc(probe('n1'), 'answered', 'closed while it was idle');
+    $n2->clear;
     is_rc(probe('closing', '/x', times => 3), 'answered', 'a member with disablereuse=on');
     %conn = map { $_->{conn} => 1 } $n2->requests;
     is(scalar keys %conn, 3, '... has a connection each time');
@@ -379,11 +391,34 @@ sub begin_hanging ($httpd)
     return sort keys %pids;
 }
 
+# A request that waits for a probe.
+sub begin_waiting ($httpd)
+{
+    my $before = $n2->count('/hang');
+    $t->fork_child(name => 'waiter', code => sub {
+        $httpd->client->get(query(balancer => 'balancer://app', route => 'closing', path => '/hang', thread => 4,
+                                  budget => 30_000),
+                            timeout => 30);
+    });
+    return wait_for { $n2->count('/hang') > $before } 5, 'the request to wait';
+}
+
 sub is_gone ($what, $began, @pids)
 {
     wait_for { !grep { kill 0, $_ } @pids } 10, "$what: the old children to leave";
-    cmp_ok(Time::HiRes::time() - $began, '<', 3, "$what: children with hanging probes leave");
+    cmp_ok(Time::HiRes::time() - $began, '<', 3 * $slow, "$what: children with hanging probes leave");
     return;
+}
+
+# Only the main thread of a child may run httpd's signal handlers.
+sub check_signals ($httpd, $mpm)
+{
+    for my $pid ($httpd->children) {
+        my @status = map { $t->slurp($_) } grep { !m{/task/$pid/} } glob "/proc/$pid/task/*/status";
+        my @open = grep { /^SigBlk:\s*(\w+)/m && (hex(substr $1, -8) & 0x4200) != 0x4200 } @status;
+        return is(scalar @open, 0, "$mpm: " . @status . ' threads that take neither SIGUSR1 nor SIGTERM') if @status;
+    }
+    return fail("$mpm: no thread found");
 }
 
 sub check_ends ($httpd, $mpm)
@@ -391,17 +426,18 @@ sub check_ends ($httpd, $mpm)
     $c->close;          # an idle client connection would keep a child of the worker MPM
     for my $how (qw(graceful restart stop)) {
         my @pids = begin_hanging($httpd);
+        begin_waiting($httpd) if $mpm ne 'prefork';
         my $began = Time::HiRes::time();
         $httpd->$how;
         is_gone("$mpm, $how", $began, @pids);
-        $_->hang_up for $n1, $a1, $a2;
+        $_->hang_up for $n1, $n2, $a1, $a2;
     }
     return;
 }
 
 check_ends($h, 'event');
 for my $mpm (qw(worker prefork)) {
-    my $other = $t->httpd(name => $mpm, mpm => $mpm, module => 0, modules => ['ssl'], children => 1,
+    my $other = $t->httpd(name => $mpm, mpm => $mpm, module => 0, modules => \@modules, children => 1,
                           conf => conf() =~ s/%%PORT:vhost%%/%%PORT:vhost_$mpm%%/gr);
     my %to = (to => $other->url);
     is_rc(probe(n1 => '/x', %to, times => 5), 'answered', "$mpm: http");
@@ -409,6 +445,7 @@ for my $mpm (qw(worker prefork)) {
     is_rc(probe(unix => '/x', %to, times => 5), 'answered', "$mpm: unix socket");
     is_rc(probe(a1 => '/x', %to, times => 5), 'answered', "$mpm: ajp");
     is_bounded(probe(n1 => '/drip', %to, budget => 300), 300, "$mpm: drip");
+    check_signals($other, $mpm) if $mpm eq 'prefork';
     check_ends($other, $mpm);
 }
 
