@@ -49,6 +49,8 @@ help:
 	@echo 'make install    module and configuration, below DESTDIR; then: a2enmod xnat_balance'
 	@echo 'make uninstall  take them away again'
 	@echo 'make check      get what is needed, build, run every test'
+	@echo 'make demo       a day at an XNAT site in a minute, on real Tomcats (docs/demo.md)'
+	@echo 'make demo-up / demo-down   start the same site and leave it running / end it'
 	@echo 'make unit       C unit tests (ASan+UBSan, or TSan where the name says so)'
 	@echo 'make fuzz-replay / fuzz   replay the corpora / fuzz each parser for FUZZ_SECONDS'
 	@echo 'make tomcat     the real Tomcat of the tests, into $(B)/tomcat'
@@ -161,6 +163,16 @@ fuzz: $(fuzzers)
 model: | have-spin
 	t/model/run
 
+# ---- demo
+
+demo demo-up:
+	scripts/deps demo
+	+$(MAKE) all tomcat
+	scripts/demo $(patsubst demo-%,%,$(filter-out demo,$@))
+
+demo-down:
+	scripts/demo down
+
 # ---- tools: what is missing is named with the package that brings it
 
 need = command -v '$(1)' >/dev/null || \
@@ -178,7 +190,9 @@ have-spin:
 show-%:
 	@echo '$($*)'
 
+# The record of a running demo is in there.
 clean:
+	test ! -e $(B)/demo || scripts/demo down
 	rm -rf $(B)
 
 -include $(wildcard $(B)/*/*/*.d $(B)/*/*.d)

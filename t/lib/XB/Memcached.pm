@@ -31,6 +31,7 @@ sub start ($self)
     my @user = $> == 0 ? ('-u', $t->user) : ();
     $self->{process} = $t->spawn(
         name  => $self->{name},
+        user  => 0,             # takes -u itself: root's cache of tools is closed to others
         cmd   => [ XB::Deps->path('memcached'), '-l', '127.0.0.1', '-p', $self->{port}, '-U', 0,
                    '-t', 2, '-m', 64, @user, @{$self->{args}} ],
         ready => sub { $t->listening($self->{port}) });

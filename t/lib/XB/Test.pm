@@ -19,6 +19,10 @@
 #   wait_for { condition } $seconds, 'what';   # the condition's value; dies when time is over
 #   $t->expect_log(qr/AH01114/);         # must be in some log; $t->allow_log(qr/.../): may be
 #   $t->finish;                          # stops all, checks logs and processes, done_testing
+#   $t->shut_down                        # for programs that are no tests: stops all, removes the
+#                                        # directory; gives the names of processes that stayed
+#   $t->keep                             # all goes on when this program has ended
+#   $t->processes                        # all that it started: XB::Process
 #
 # Processes run as www-data (or nobody) when root starts the test. XB_KEEP=1 keeps the temp
 # directory, XB_TIMES=n makes each time-out of wait_for n times longer, XB_VALGRIND=1 and XB_ASAN=1
@@ -218,13 +222,34 @@ sub _check_logs ($self)
 
 # ---- the end
 
-sub finish ($self)
+sub _stop_all ($self)
 {
     my @left;
     for my $p (reverse @{$self->{procs}}) {
         $p->stop;
         push @left, map { $p->name . ": $_" } $p->leftover;
     }
+    return @left;
+}
+
+sub shut_down ($self)
+{
+    my @left = $self->_stop_all;
+    $self->_cleanup;
+    return @left;
+}
+
+sub processes ($self) { return @{$self->{procs}} }
+
+sub keep ($self)
+{
+    $current = undef;
+    return $self->processes;
+}
+
+sub finish ($self)
+{
+    my @left = $self->_stop_all;
     $self->_check_logs;
     Test::More::ok(!@left, 'no process left behind') or Test::More::diag("@left");
     $self->_cleanup;

@@ -48,9 +48,28 @@ sub build ($class)
     return $done;
 }
 
+# Tomcats run without root's rights: of a clone in root's home they cannot read anything. They get
+# a copy, which starts more slowly, since the archive of classes is bound to its place.
+sub _home ($t)
+{
+    return $t->{tomcat_home} //= do {
+        my $dir = $HOME;
+        1 while $dir ne '/' && (stat $dir)[2] & 0001 && ($dir = File::Basename::dirname($dir));
+        $dir eq '/' || $> != 0 ? $HOME : _copy($t);
+    };
+}
+
+sub _copy ($t)
+{
+    my $to = $t->mkdir('tomcat-home');
+    system('cp', '-R', (map { "$HOME/$_" } qw(app lib manager)), $to) == 0 or die "cp: $?\n";
+    return $to;
+}
+
 sub start ($class, $t, %opt)
 {
     $class->build if !$opt{archive};
+    $opt{home} = _home($t);
     my $self = bless {
         t => $t, route => 'tomcat1', sticky => 1, async => 1, serializer => 'java',
         contexts => ['/', '/xnat'], connectors => ['http'], delay => 1, threads => 200,
@@ -109,10 +128,10 @@ sub _command ($self)
         # A small JVM that is there soon: no optimising compiler, no parallel collector.
         qw(java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xmx300m -Xss512k -XX:-UsePerfData),
         '-Xlog:disable', $self->{archive} ? "-XX:ArchiveClassesAtExit=$self->{archive}"
-                                          : "-XX:SharedArchiveFile=$HOME/classes.jsa",
+                                          : "-XX:SharedArchiveFile=$self->{home}/classes.jsa",
         map({ "-D$_=$define{$_}" } sort keys %define),
         $self->{serializer} eq 'kryo' ? @OPENS : (), @{$self->{jvm}},
-        '-cp', join(':', sort glob "$HOME/lib/*.jar"),
+        '-cp', join(':', sort glob "$self->{home}/lib/*.jar"),
         'org.apache.catalina.startup.Bootstrap', 'start',
     );
 }
@@ -157,7 +176,7 @@ sub server_xml ($self)
         <Realm className="org.apache.catalina.realm.MemoryRealm"/>
         <Host name="localhost" appBase="webapps" autoDeploy="false" deployOnStartup="false">
         $contexts
-        <Context path="/manager" docBase="$HOME/manager" privileged="true">
+        <Context path="/manager" docBase="$self->{home}/manager" privileged="true">
             <JarScanner scanClassPath="false"/>
             <Manager pathname=""/>
         </Context>
@@ -216,7 +235,7 @@ sub _context ($self, $path)
     my $manager = join ' ', map { qq{$_="$manager{$_}"} } @set;
     $path =~ s{^/$}{};
     return <<~END;
-        <Context path="$path" docBase="$HOME/app" backgroundProcessorDelay="$self->{delay}">
+        <Context path="$path" docBase="$self->{home}/app" backgroundProcessorDelay="$self->{delay}">
             <JarScanner scanClassPath="false"/>
             <Manager $manager/>
         </Context>
