@@ -356,9 +356,9 @@ static void keep_answer(xnat_probe_t *p, request_rec *r, xnat_probe_answer_t *an
 static bool is_answered(request_rec *r, proxy_worker *clone, const xnat_probe_request_t *req,
                         char *url)
 {
-    return proxy_run_scheme_handler(r, clone, req->conf, url, NULL, 0) == OK
-           && (strncmp(clone->s->scheme, "http", 4) != 0
-               || apr_table_get(r->notes, "proxy-status"));
+    return proxy_run_scheme_handler(r, clone, req->conf, url, NULL, 0) == OK &&
+           (strncmp(clone->s->scheme, "http", 4) != 0 ||
+            apr_table_get(r->notes, "proxy-status"));
 }
 
 static void give_up(xnat_probe_t *p, request_rec *r)
@@ -366,6 +366,7 @@ static void give_up(xnat_probe_t *p, request_rec *r)
     if (p->conn) {
         p->conn->close = 1;
         ap_proxy_release_connection(p->conn->worker->s->scheme, p->conn, r->server);
+        p->conn = NULL;
     }
 }
 

@@ -180,18 +180,18 @@ static job_t *make_job(request_rec *r)
     job->pool = pool;
     job->times = (unsigned)number(r, "times", 1);
     job->async = number(r, "async", 0);
-    job->request = (xnat_probe_request_t){
-        .server = r->server,
-        .conf = conf,
-        .balancer = b,
-        .worker = b ? member(b, arg(r, "route")) : NULL,
-        .path = apr_pstrdup(pool, arg(r, "path")),
-        .host = apr_pstrdup(pool, arg(r, "host")),
-        .cookie = apr_pstrdup(pool, arg(r, "cookie")),
-        .authorization = apr_pstrdup(pool, arg(r, "authorization")),
-        .forwarded_proto = apr_pstrdup(pool, arg(r, "proto")),
-        .forwarded_for = apr_pstrdup(pool, arg(r, "for")),
-        .budget = apr_time_from_msec(number(r, "budget", 1000))};
+    job->request =
+        (xnat_probe_request_t){.server = r->server,
+                               .conf = conf,
+                               .balancer = b,
+                               .worker = b ? member(b, arg(r, "route")) : NULL,
+                               .path = apr_pstrdup(pool, arg(r, "path")),
+                               .host = apr_pstrdup(pool, arg(r, "host")),
+                               .cookie = apr_pstrdup(pool, arg(r, "cookie")),
+                               .authorization = apr_pstrdup(pool, arg(r, "authorization")),
+                               .forwarded_proto = apr_pstrdup(pool, arg(r, "proto")),
+                               .forwarded_for = apr_pstrdup(pool, arg(r, "for")),
+                               .budget = apr_time_from_msec(number(r, "budget", 1000))};
     return job;
 }
 
