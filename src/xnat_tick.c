@@ -47,7 +47,8 @@ typedef struct {
 #define PLANS_MAX XNAT_BALANCERS_MAX
 static plan_t plans[PLANS_MAX]; /* mover thread only; large, so not on its stack */
 static unsigned plan_count;
-static int64_t folded_us, overload_us, children_us, no_target_us;
+static int64_t folded_us, overload_us, children_us;
+static int64_t told_us[XB_REFUSALS]; /* refusals of moves that were not begun */
 static int64_t draining_since_us[XB_MEMBERS_MAX]; /* 0: not draining */
 
 /* ---- decayed figures */
@@ -211,8 +212,8 @@ static xnat_job_t job_of(const plan_t *p, uint32_t slot, const xb_view_t *v, uns
  * a second for each session. */
 static void tell_no_target(const xnat_job_t *job, xb_refusal_t why, int64_t now)
 {
-    if (now - no_target_us > 10 * SECOND_US) {
-        no_target_us = now;
+    if (now - told_us[why] > 10 * SECOND_US) {
+        told_us[why] = now;
         xnat_move_refused(job, why);
     }
 }
