@@ -33,9 +33,10 @@ static void note_front(const xnat_request_t *xr)
 {
     xnat_shm_balancer_t *rec = &xnat_shm->balancer[xr->xb->record];
     const proxy_dir_conf *dir = ap_get_module_config(xr->r->per_dir_config, &proxy_module);
-    const char *host = dir->preserve_host && xr->r->hostname ? xr->r->hostname : "";
+    const char *host = dir->preserve_host ? apr_table_get(xr->r->headers_in, "Host") : NULL;
     const char *proto = apr_table_get(xr->r->headers_in, "X-Forwarded-Proto");
     proto = proto && (!strcmp(proto, "https") || !strcmp(proto, "http")) ? proto : "";
+    host = host && strlen(host) < sizeof rec->host ? host : "";
     if (!strcmp(rec->host, host) && !strcmp(rec->proto, proto)) {
         return;
     }
