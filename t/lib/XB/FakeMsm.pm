@@ -6,11 +6,12 @@
 #   my $n = XB::FakeMsm->new($t, 'n1', store => $store);     # all of XB::Backend
 #   my %n = XB::FakeMsm->fleet($t, $store, 'n1', 'n2', 'n3');
 #       more options: node => 'm1' of new sessions (default: the first), max_inactive => s,
-#       cookie_path => '/', prefix => ''
-# Paths: .../login begins a session (node=m2: on that memcached; path=/x: its cookie says so),
-#   .../write?k=K adds K to it, .../read gives { id, node, writes }, .../logout ends it; with ms=
-#   N the work takes so long, with ends=N it is stored only N ms after the answer. Others: as
-#   XB::Backend, in the session that the cookie names.
+#       prefix => ''
+# Paths, with the context before the last slash:
+#   login         begins a session (node=m2: on that memcached; path=/x: its cookie says so)
+#   write?k=K     adds K to it          read    gives { id, node, writes }       logout  ends it
+#   others        as XB::Backend, in the session that the cookie names
+#   any of these: ms=N the work takes so long, ends=N it is stored N ms after the answer
 # A session is kept under the id that its cookie has: one that moves leaves its copy behind;
 # whoever comes with that id is served from it, and its key is written again, as MSM does.
 #   $n->misbehave('hang', for => $id, ms => 300)   # at the module's HEADs; without for: of all
@@ -51,7 +52,7 @@ sub new ($class, $t, $name, %opt)
 {
     chmod 0666, $t->write("$name.state", '');   # the node itself may run as another user
     return $class->SUPER::new($t, $name, node => (sort keys %{$opt{store}})[0],
-        max_inactive => 1800, cookie_path => '/', prefix => '', %opt,
+        max_inactive => 1800, prefix => '', %opt,
         state => $t->path("$name.state"),
         code => sub ($req, $conn) { $conn->server->_answer($req, $conn) });
 }
@@ -163,7 +164,10 @@ sub _find ($self, $id)
     return ($own, $id);
 }
 
-sub _cookie ($self, $id, $path = $self->{cookie_path})
+# Of the context that the request is for.
+sub _path ($self, $req) { return $req->{path} =~ m{^(/.+)/} ? $1 : '/' }
+
+sub _cookie ($self, $id, $path)
 {
     return ('Set-Cookie' => "JSESSIONID=$id; Path=$path; HttpOnly");
 }
@@ -187,7 +191,7 @@ sub _login ($self, $req, $conn)
     $id =~ s/-\w+\./-$node./ if defined $node;
     $self->_change(sub ($s) { $s->{copies}{$id} = [] });
     $self->_store($id, []);
-    $conn->respond(200, [ $self->_cookie($id, $path // $self->{cookie_path}) ], "$id\n");
+    $conn->respond(200, [ $self->_cookie($id, $path // $self->_path($req)) ], "$id\n");
     return 1;
 }
 
@@ -196,12 +200,12 @@ sub _use ($self, $req, $conn, $id, $word)
     my ($own, $taken) = $self->_find($id);
     return $conn->respond(401, [], "no session\n") || 1 if !defined $own;
     $self->_forget($taken) if defined $taken;
-    my @cookie = $own ne $id ? $self->_cookie($own) : ();
+    my @cookie = $own ne $id ? $self->_cookie($own, $self->_path($req)) : ();
     $conn->pause(($req->{query}{ms} ? $req->{query}{ms}[0] : 0) / 1000);
     if ($word eq 'logout') {
         $self->_change(sub ($s) { delete $s->{copies}{$own} });
         $self->_forget($own);
-        my $over = "JSESSIONID=; Path=$self->{cookie_path}; Max-Age=0";
+        my $over = "JSESSIONID=; Path=@{[ $self->_path($req) ]}; Max-Age=0";
         $conn->respond(200, [ 'Set-Cookie' => $over ], "bye\n");
         return 1;
     }
@@ -258,13 +262,13 @@ sub _head ($self, $req, $conn, $id)
         $conn->respond($how eq 'error' ? 500 : 404, [], '');
     }
     else {
-        $self->_take_over($conn, $id, $trick);
+        $self->_take_over($req, $conn, $id, $trick);
     }
     $self->_change(sub ($s) { $s->{heads}[$number]{answered} = 1 if $s->{heads}[$number] });
     return 1;
 }
 
-sub _take_over ($self, $conn, $id, $trick)
+sub _take_over ($self, $req, $conn, $id, $trick)
 {
     my $how = $trick->{how} // '';
     my ($own, $taken) = $self->_find($id);
@@ -283,7 +287,7 @@ sub _take_over ($self, $conn, $id, $trick)
         $self->_change(sub ($s) { $s->{copies}{$name} = delete $s->{copies}{$own} });
         $own = $name;
     }
-    my $path = $how eq 'other-path' ? '/elsewhere' : $self->{cookie_path};
+    my $path = $how eq 'other-path' ? '/elsewhere' : $self->_path($req);
     my @cookie = $own ne $was && $how ne 'no-cookie' ? $self->_cookie($own, $path) : ();
     $conn->respond($trick->{code} // 404, \@cookie, '') if $how ne 'late';
     $conn->{close} = 1 if $how eq 'late';

@@ -3,15 +3,16 @@
 #
 #   my $rig = XB::MoveRig->new($t);    # nodes n1 n2 n3, memcacheds m1 m2, balancer "app" at /
 #       nodes => ['n1', 'n2'], stores => ['m1'], conf => server directives, section => those of
-#       the balancer, at => { m1 => 'host:port' instead of the memcached's own },
-#       httpd => { children => 3 }
-#   $rig->httpd, ->client, ->node('n1') (XB::FakeMsm), ->nodes, ->store('m1') (XB::Memcached)
+#       the balancer, relay => 1: an XB::Relay before each memcached,
+#       at => { m1 => 'host:port' instead of the memcached's own }, httpd => { children => 3 }
+#   $rig->httpd, ->client, ->node('n1') (XB::FakeMsm), ->nodes, ->store('m1') (XB::Memcached),
+#   $rig->relay('m1')
 #   $rig->status        the status page, decoded
 #   $rig->refusals      its refusals that are not 0, a hash
 #   $rig->mover_pid     of the child that holds the mover's lease
 #   $rig->login('u1', 'n1', node => 'm2', ...)     a session at that node, with two requests
 #                       behind it; more arguments go into the login's query; gives the id
-#   $rig->only('n1'), $rig->open                   who may take new sessions
+#   $rig->only('n1', 'n2'), $rig->open             the others are disabled; nobody is
 #   $rig->drain('n1'), $rig->undrain('n1')
 #   $rig->ask('u1', '/write?k=1')                  XB::Client's answer, and json, node
 #   $rig->send('u1', '/path')                      sends a request, returns its socket at once
@@ -22,6 +23,7 @@ package XB::MoveRig;
 use v5.36;
 use JSON::PP ();
 use XB::FakeMsm ();
+use XB::Relay ();
 use XB::Test;
 
 sub new ($class, $t, %opt)
@@ -29,6 +31,11 @@ sub new ($class, $t, %opt)
     my $self = bless { t => $t, nodes => [qw(n1 n2 n3)], stores => [qw(m1 m2)], conf => '',
                        section => '', httpd => {}, at => {}, %opt }, $class;
     $self->{store} = { map { $_ => $t->memcached } @{$self->{stores}} };
+    if ($self->{relay}) {
+        $self->{relay} = { map { $_ => XB::Relay->new($t, $_, $self->{store}{$_}) }
+                           @{$self->{stores}} };
+        $self->{at}{$_} //= $self->{relay}{$_}->address for @{$self->{stores}};
+    }
     $self->{node} = { XB::FakeMsm->fleet($t, $self->{store}, @{$self->{nodes}}) };
     $self->{h} = $t->httpd(%{$self->{httpd}}, conf => $self->conf($self->{conf}));
     $self->{c} = $self->{h}->client;
@@ -64,6 +71,7 @@ sub client ($self) { return $self->{c} }
 sub node ($self, $name) { return $self->{node}{$name} }
 sub nodes ($self) { return map { $self->{node}{$_} } @{$self->{nodes}} }
 sub store ($self, $name) { return $self->{store}{$name} }
+sub relay ($self, $name) { return $self->{relay}{$name} }
 
 # ---- the status page
 
@@ -95,9 +103,10 @@ sub _switch ($self, $flag, %on)
     return;
 }
 
-sub only ($self, $name)
+sub only ($self, @names)
 {
-    $self->_switch('disabled', map { $_ => $_ ne $name } @{$self->{nodes}});
+    my %on = map { $_ => 1 } @names;
+    $self->_switch('disabled', map { $_ => !$on{$_} } @{$self->{nodes}});
     return;
 }
 
