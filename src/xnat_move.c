@@ -15,6 +15,12 @@
 #define NEVER_QUIET_BACK_OFF_US (120 * INT64_C(1000000))
 /* How long a busy session's requests may hold the shut gate. */
 #define QUIET_US (1 * INT64_C(1000000))
+/* After the last answer: what MSM was storing meanwhile, perhaps without that answer's write,
+ * must not be taken for what the flush stores. */
+#define SETTLE_US 20000
+/* A flush whose end cannot be seen gets so long, and a second for each 40 MB. */
+#define FLUSH_US 50000
+#define NO_ROUTE "xnat-balance"
 #define UNKNOWN_LIFE_S 86400
 
 /* ---- gate */
@@ -29,6 +35,7 @@ static bool wait_for_quiet(const xnat_steps_t *m)
            xnat_now_us() < end) {
         apr_sleep(2000);
     }
+    apr_sleep(SETTLE_US);
     return inflight == 0;
 }
 
@@ -44,34 +51,14 @@ static bool shut_gate(xnat_steps_t *m)
                          &m->token);
 }
 
-/* Flush: makes MSM write what it has left unwritten. The home must not rename the session by
- * it: its client would never learn the new name. */
-static xb_refusal_t flush(xnat_steps_t *m)
-{
-    xnat_probe_answer_t answer;
-    char text[XB_ID_MAX + 1];
-    xb_id_t id;
-    if (!XB_RULE(FLUSH)) {
-        return XB_REFUSALS;
-    }
-    if (xnat_steps_head(m, m->job->from_worker, m->old_text,
-                        xnat_steps_left(m, m->xb->conf.gate_timeout / 4),
-                        &answer) != XNAT_PROBE_ANSWERED) {
-        return XB_NO_FLUSH;
-    }
-    if (xnat_steps_id_in(m, &answer, text, sizeof text, &id) && strcmp(text, m->old_text)) {
-        return XB_NO_RENAMED;
-    }
-    return XB_REFUSALS;
-}
+/* ---- marker and flush */
 
-/* ---- marker */
-
-static xb_refusal_t check(xnat_steps_t *m, size_t *total)
+static xb_refusal_t check(xnat_steps_t *m)
 {
     xb_msm_head_t header;
-    xb_refusal_t why = xnat_move_check(m->hands, m->xb, &m->old, &header, total);
+    xb_refusal_t why = xnat_move_check(m->hands, m->xb, &m->old, &header, &m->bytes);
     if (why == XB_REFUSALS) {
+        m->stored_ms = header.last_backup_ms;
         m->life_s = header.max_inactive_s > 0 && header.max_inactive_s < 30 * 86400
                         ? (uint32_t)header.max_inactive_s
                         : UNKNOWN_LIFE_S;
@@ -80,18 +67,81 @@ static xb_refusal_t check(xnat_steps_t *m, size_t *total)
     return why;
 }
 
-/* Pin, presence and header; flush; then header again, since the flush may have written. */
+/* A HEAD to the home. named: its answer has the session's id, unchanged. */
+static xb_refusal_t ask_home(xnat_steps_t *m, const char *id, bool *named)
+{
+    xnat_probe_answer_t answer;
+    char text[XB_ID_MAX + 1];
+    xb_id_t said;
+    if (xnat_steps_head(m, m->job->from_worker, id,
+                        xnat_steps_left(m, m->xb->conf.gate_timeout / 4),
+                        &answer) != XNAT_PROBE_ANSWERED) {
+        return XB_NO_FLUSH;
+    }
+    bool any = xnat_steps_id_in(m, &answer, text, sizeof text, &said);
+    *named = any && !strcmp(text, m->old_text);
+    return any && !*named ? XB_NO_RENAMED : XB_REFUSALS;
+}
+
+/* The home has answered, but MSM stores later, in a thread of its own. */
+static xb_refusal_t wait_for_store(xnat_steps_t *m, int64_t before_ms)
+{
+    int64_t end = xnat_now_us() + xnat_steps_left(m, m->xb->conf.gate_timeout / 4);
+    apr_interval_time_t nap = 500;
+    xb_refusal_t why = check(m);
+    while (why == XB_REFUSALS && m->stored_ms == before_ms) {
+        if (xnat_now_us() >= end) {
+            return XB_NO_FLUSH;
+        }
+        apr_sleep(nap);
+        nap = nap < 8000 ? nap * 2 : nap;
+        why = check(m);
+    }
+    return why;
+}
+
+/* By a request as the client's: MSM stores what it takes for unwritten, or nothing, so there is
+ * nothing to wait for but time. The home must not rename the session: its client would never
+ * learn the new name. */
+static xb_refusal_t flush_plainly(xnat_steps_t *m)
+{
+    bool named;
+    xb_refusal_t why = ask_home(m, m->old_text, &named);
+    if (why == XB_REFUSALS) {
+        apr_sleep(FLUSH_US +
+                  (apr_interval_time_t)(m->bytes < 4000000 ? m->bytes : 4000000) / 40);
+        why = check(m);
+    }
+    return why;
+}
+
+/* Flush: makes MSM write what it has left unwritten. An id of the session with a route that no
+ * node has looks to its home like a session that failed over to it and is there already: the
+ * home answers with the id as it is and stores the session, changed or not, so the store can be
+ * waited for. Where the container asks for a login before MSM sees the request, that does not
+ * work. */
+static xb_refusal_t flush(xnat_steps_t *m)
+{
+    char id[XB_ID_MAX + sizeof NO_ROUTE + 1];
+    int64_t before_ms = m->stored_ms;
+    bool named;
+    if (!XB_RULE(FLUSH)) {
+        return XB_REFUSALS;
+    }
+    apr_snprintf(id, sizeof id, "%.*s%c" NO_ROUTE, (int)m->old.base.n, m->old.base.p,
+                 m->xb->balancer->s->sticky_separator);
+    xb_refusal_t why = ask_home(m, id, &named);
+    if (why != XB_NO_FLUSH) {
+        why = named ? wait_for_store(m, before_ms) : flush_plainly(m);
+    }
+    return why;
+}
+
+/* Pin, presence and header; flush, and again what it has written; the marker. */
 static xb_refusal_t prepare(xnat_steps_t *m)
 {
-    size_t total = 0;
-    xb_refusal_t why = check(m, &total);
+    xb_refusal_t why = check(m);
     why = why == XB_REFUSALS ? flush(m) : why;
-    if (why != XB_REFUSALS) {
-        return why;
-    }
-    /* MSM stores after it has answered; a large session takes longer. */
-    apr_sleep(5000 + (apr_interval_time_t)(total < 4000000 ? total : 4000000) / 40);
-    why = check(m, &total);
     if (why == XB_REFUSALS && !xnat_steps_mark(m, m->job->from)) {
         why = XB_NO_STORE;
     }

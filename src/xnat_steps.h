@@ -18,7 +18,9 @@ typedef struct {
     xb_id_t old, fresh; /* inside the two texts */
     bool other_path;    /* an answer's id was for another Path than the session's */
     unsigned path;
-    uint32_t life_s; /* max inactive of the session */
+    uint32_t life_s;   /* max inactive of the session */
+    size_t bytes;      /* of the stored value */
+    int64_t stored_ms; /* when it was stored, by the home's clock */
 } xnat_steps_t;
 
 /* Microseconds until the gate must open, at least 1000, at most `most`. */

@@ -72,7 +72,8 @@ my ($users) = grep { $_->{path} eq '/write' } $n{n1}->requests;
 for my $head ($flush, $probe) {
     is_deeply $header->($head, @names), $header->($users, @names),
         "$head->{at}: Host and X-Forwarded-* are those that stock httpd sends";
-    is $header->($head, 'Cookie')->{Cookie}, "JSESSIONID=$id", '... with the id alone';
+    my $named = $head->{flush} ? XB::FakeMsm->base($id) . '.xnat-balance' : $id;
+    is $header->($head, 'Cookie')->{Cookie}, "JSESSIONID=$named", '... with the id alone';
     is $head->{uri}, '/_xnat_balance_probe', '... at a path that nobody serves';
 }
 

@@ -91,5 +91,21 @@ subtest 'requests that overlap' => sub {
     is(scalar(grep { "@{written($two, $_)}" eq 'late' } @moved), @id, 'all take it along');
 };
 
+subtest 'an id with the route of no node' => sub {
+    my $stored = sub ($id) { return {XB::Msm->header($msm->value($id))}->{last_backup} };
+    my $lacking = 0;
+    for my $id (login_all($one)) {
+        wait_for { $msm->value($id) } 5, 'the new key';
+        my $before = $stored->($id);
+        my $odd = $msm->base($id) . '.xnat-balance';
+        my $said = $msm->flush($one, $odd)->{id} // 'nothing';
+        $lacking++ if $said ne $id
+            || !eval { wait_for { $stored->($id) != $before } 5, 'a store'; 1 }
+            || defined $msm->value($odd);
+        $lacking++ if defined $msm->flush($two, $odd)->{id};
+    }
+    is($lacking, 0, 'makes its home store the session and answer with its id; others not');
+};
+
 is_deeply([map { $_->severe } $one, $two], [], 'no complaint from Tomcat');
 $t->finish;

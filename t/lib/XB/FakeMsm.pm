@@ -231,7 +231,9 @@ sub _use ($self, $req, $conn, $id, $word)
 
 sub _note ($self, $req, $id)
 {
-    my %head = (id => $id, own => $self->route_of($id) eq $self->{route} ? 1 : 0,
+    # A flush comes with a route that no node has; the id is noted as if it came with this node's.
+    my $flushed = $id =~ s/\.xnat-balance$/.$self->{route}/;
+    my %head = (id => $id, own => $self->route_of($id) eq $self->{route} ? 1 : 0, flush => $flushed,
                 uri => $req->{uri}, headers => $req->{headers}, time => time,
                 copy => 0);
     my $own = $self->base($id) . ".$self->{route}";
@@ -272,7 +274,9 @@ sub _take_over ($self, $req, $conn, $id, $trick)
 {
     my $how = $trick->{how} // '';
     my ($own, $taken) = $self->_find($id);
-    return $conn->respond(404, [], '') if !defined $own;
+    # With failoverNodes MSM takes an id with no node's route for one of no session of its own.
+    my $lost = !defined $own || ($how eq 'renames' && $self->route_of($id) eq 'xnat-balance');
+    return $conn->respond(404, [], '') if $lost;
     my $was = $id;
     if ($how eq 'renames' && $own eq $id) {
         my ($other) = grep { $_ ne $self->node_of($id) } sort keys %{$self->{store}};
