@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+# A whole site: memcacheds, real Tomcats behind httpd with lbmethod=xnat, and what it says of moves.
+#
+#   my $s = XB::Site->new($t, tomcats => 3, memcacheds => 2, serializer => 'kryo',
+#                         conf => 'XnatBalanceMove Drain', module => 'build/x.so',
+#                         tomcat => {permits => 4});
+#   $s->httpd, $s->client (XB::Client), $s->msm (XB::Msm), $s->tomcat(1), ->tomcat('tomcat1')
+#   $s->only(1)                  # the other members take no requests; only() without: all do again
+#   $s->drain(1), $s->undrain(1)
+#   $s->status                   # the status page's JSON, decoded
+#   $s->member(1)                # its part of it
+#   $s->refusals                 # its number of refusals by reason (those that there were)
+#   $s->moves('drain')           # of the log: { from, to, reason, ms } each; all without reason
+#   $s->unproven(@id)            # ids that are not where their route says, with the reason
+package XB::Site;
+use v5.36;
+use JSON::PP ();
+use XB::Msm ();
+use XB::Tomcat ();
+
+sub new ($class, $t, %opt)
+{
+    my $self = bless {t => $t, tomcats => 3, memcacheds => 2, serializer => 'java', conf => '',
+                      module => 1, tomcat => {}, threads => 64, %opt}, $class;
+    $self->{msm} = XB::Msm->new($t, $self->{memcacheds});
+    $self->{tc} = [XB::Tomcat->fleet($t, $self->{tomcats}, memcached => $self->{msm}->nodes,
+                                     contexts => ['/'], serializer => $self->{serializer},
+                                     %{$self->{tomcat}})];
+    $self->start_httpd;
+    return $self;
+}
+
+# Another httpd in front of the same Tomcats, for another build or other settings.
+sub start_httpd ($self, %opt)
+{
+    @$self{keys %opt} = values %opt;
+    my $members = join "\n", map { "BalancerMember " . $_->url('') . " route=" . $_->route }
+        @{$self->{tc}};
+    $self->{httpd}->stop if $self->{httpd};
+    $self->{httpd} = $self->{t}->httpd(
+        name => 'httpd' . ++$self->{httpds}, module => $self->{module}, children => 2,
+        threads => $self->{threads}, mpm => 'event', conf => <<~END);
+        XnatBalanceMemcachedNodes "@{[ $self->{msm}->nodes ]}"
+        $self->{conf}
+        <Proxy "balancer://app">
+        $members
+        ProxySet lbmethod=xnat stickysession=JSESSIONID|jsessionid
+        </Proxy>
+        <Location "/xnat-balance">
+        SetHandler xnat-balance-status
+        </Location>
+        ProxyPass "/xnat-balance" "!"
+        ProxyPass "/balancer-manager" "!"
+        ProxyPass "/" "balancer://app/"
+        END
+    $self->{client} = $self->{httpd}->client(timeout => 30);
+    return $self;
+}
+
+sub httpd ($self) { return $self->{httpd} }
+sub client ($self) { return $self->{client} }
+sub msm ($self) { return $self->{msm} }
+sub tomcats ($self) { return @{$self->{tc}} }
+sub tomcat ($self, $which) { return $self->{tc}[ ($which =~ /(\d+)$/)[0] - 1 ] }
+
+# ---- balancer-manager
+
+sub _set ($self, $which, %flag)
+{
+    $self->{httpd}->manager('app', $self->tomcat($which)->url(''), %flag);
+    return;
+}
+
+sub only ($self, $which = undef)
+{
+    for my $n (1 .. $self->{tomcats}) {
+        $self->_set($n, disabled => defined $which && $n != $which);
+    }
+    return;
+}
+
+sub drain ($self, $which) { return $self->_set($which, drain => 1) }
+sub undrain ($self, $which) { return $self->_set($which, drain => 0) }
+
+# ---- what it says
+
+sub status ($self)
+{
+    my $r = $self->{httpd}->client->get('/xnat-balance?format=json');
+    return JSON::PP::decode_json($r->{body});
+}
+
+sub member ($self, $which)
+{
+    my $route = $self->tomcat($which)->route;
+    my ($balancer) = grep { $_->{name} =~ /app/ } @{$self->status->{balancers}};
+    return (grep { $_->{route} eq $route } @{$balancer->{members}})[0];
+}
+
+sub refusals ($self)
+{
+    my $all = $self->status->{refusals_by_reason};
+    return {map { $all->{$_} ? ($_ => $all->{$_}) : () } keys %$all};
+}
+
+sub moves ($self, $reason = undef)
+{
+    my @moves;
+    for ($self->{httpd}->error_log
+             =~ /XB0301: (session \S+ moved from \S+ to \S+ \(\S+\) in \d+ ms)/g) {
+        my %m;
+        @m{qw(session from to reason ms)} =
+            /^session (\S+) moved from (\S+) to (\S+) \((\S+)\) in (\d+)/;
+        push @moves, \%m;
+    }
+    return grep { !defined $reason || $_->{reason} eq $reason } @moves;
+}
+
+sub unproven ($self, @ids)
+{
+    my %held = map { my $tc = $_; map { ("$_ at " . $tc->route => 1) } $tc->session_ids }
+        @{$self->{tc}};
+    my %stored = map { (s/^\S+ //r => 1) } $self->{msm}->keys;
+    return grep { defined } map {
+        my $route = $self->{msm}->route_of($_) // 'nowhere';
+        !$held{"$_ at $route"} ? "$route does not hold its session"
+            : !$stored{$_} ? "no key of a session of $route" : undef;
+    } @ids;
+}
+
+1;
