@@ -111,9 +111,10 @@ static void learn_cookie(xnat_request_t *xr, const xb_set_cookie_t *cookie)
 {
     xb_id_t id;
     if (cookie->deleted || cookie->value.n == 0) {
-        if (xr->entered) {
+        if (xr->entered && cookie->path.n == 0) {
             xb_table_flag(xnat_table, xr->ref.slot, XB_SESSION_ENDED, 0);
         }
+        end_old(xr, path_at_node(xr, cookie->path));
         return;
     }
     if (!xb_id_parse(cookie->value, xr->xb->balancer->s->sticky_separator, &id) ||
