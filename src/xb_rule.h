@@ -10,6 +10,9 @@ enum {
     XB_RULE_GATE = 2,    /* requests wait while their session is moved */
     XB_RULE_FLIP = 4,    /* the keys must prove the takeover */
     XB_RULE_VISITED = 8, /* never to a node that may hold a stale copy */
+    XB_RULE_FENCE = 32, /* answers of a home that was given up are not relayed */
+    XB_RULE_MARK = 64,  /* unknown sessions: the moved marker says where they live */
+    XB_RULE_ANYKEY = 128, /* home and key gone: any key of the session will do */
     XB_RULE_QUIET = 16   /* only sessions without requests in flight */
 };
 

@@ -102,8 +102,8 @@ static proxy_worker *fail_over(xnat_request_t *xr, const xnat_fleet_t *fleet)
     return w;
 }
 
-/* The session lives behind another balancer, whose cookie this one sees too: its home is not ours
- * to choose. A home that was a member here and is no longer is no foreigner. */
+/* The session lives behind another balancer, whose cookie this one sees too: its home is not
+ * ours to choose. A home that was a member here and is no longer is no foreigner. */
 static bool is_foreign(const xnat_request_t *xr, const xnat_fleet_t *fleet, unsigned home)
 {
     return home < XB_MEMBERS_MAX && xnat_fleet_position(fleet, home) < 0 &&
@@ -122,8 +122,8 @@ static proxy_worker *as_stock(const xnat_request_t *xr, const xnat_fleet_t *flee
     return elect(xr->xb->balancer, xr->r, fleet, NULL);
 }
 
-/* The table does not know the session, and its route cannot be followed. If that is a member's, the
- * session's requests must agree from now on where it goes on. */
+/* The table does not know the session, and its route cannot be followed. If that is a member's,
+ * the session's requests must agree from now on where it goes on. */
 static proxy_worker *elect_unknown(xnat_request_t *xr, const xnat_fleet_t *fleet)
 {
     proxy_worker *w = elect(xr->xb->balancer, xr->r, fleet, NULL);

@@ -9,6 +9,23 @@ uint64_t xnat_fleet_key(const proxy_balancer *b)
     return xb_hash(&xnat_shm->key, b->s->sname, strlen(b->s->sname));
 }
 
+/* Written once per member, the worker last. */
+static struct {
+    xnat_balancer_t *balancer;
+    proxy_worker *worker;
+} met[XB_MEMBERS_MAX];
+
+proxy_worker *xnat_fleet_worker(unsigned member)
+{
+    return member < XB_MEMBERS_MAX ? __atomic_load_n(&met[member].worker, __ATOMIC_ACQUIRE)
+                                   : NULL;
+}
+
+xnat_balancer_t *xnat_fleet_balancer(unsigned member)
+{
+    return xnat_fleet_worker(member) ? met[member].balancer : NULL;
+}
+
 /* The index is kept in worker->context, which stock code leaves to others; two threads that set
  * it at once set the same. Keyed by names, never by httpd's slot, which changes with
  * configurations. */
@@ -21,15 +38,31 @@ unsigned xnat_fleet_member(proxy_balancer *b, proxy_worker *w)
     struct {
         uint64_t balancer;
         uint32_t def, fnv;
-    } id = {xnat_fleet_key(b), w->s->hash.def,
-            w->s->hash.fnv};
+    } id = {xnat_fleet_key(b), w->s->hash.def, w->s->hash.fnv};
     unsigned member = xb_member_find(xnat_members, xb_hash(&xnat_shm->key, &id, sizeof id) | 1);
     if (member == XB_MEMBER_NONE) {
         return member;
     }
     memcpy(xnat_shm->route[member].route, w->s->route, sizeof w->s->route);
     xnat_shm->route[member].balancer = id.balancer;
+    met[member].balancer = b->context;
+    __atomic_store_n(&met[member].worker, w, __ATOMIC_RELEASE);
     __atomic_store_n(&w->context, (void *)(uintptr_t)(member + 1), __ATOMIC_RELAXED);
+    return member;
+}
+
+unsigned xnat_fleet_member_of(xnat_balancer_t *xb, xb_span_t route)
+{
+    proxy_balancer *b = xb->balancer;
+    unsigned member = XB_MEMBER_NONE;
+    PROXY_THREAD_LOCK(b);
+    proxy_worker **w = (proxy_worker **)b->workers->elts;
+    for (int i = 0; i < b->workers->nelts && member == XB_MEMBER_NONE; i++) {
+        if (strlen(w[i]->s->route) == route.n && !memcmp(w[i]->s->route, route.p, route.n)) {
+            member = xnat_fleet_member(b, w[i]);
+        }
+    }
+    PROXY_THREAD_UNLOCK(b);
     return member;
 }
 

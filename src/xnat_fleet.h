@@ -22,6 +22,12 @@ uint64_t xnat_fleet_key(const proxy_balancer *b);
 /* Shared record of a worker of this balancer, made if need be; XB_MEMBER_NONE if there is no
  * room. */
 unsigned xnat_fleet_member(proxy_balancer *b, proxy_worker *w);
+/* And back, in this process; NULL if this process has not met it yet. */
+proxy_worker *xnat_fleet_worker(unsigned member);
+xnat_balancer_t *xnat_fleet_balancer(unsigned member);
+/* The member whose route an id names; XB_MEMBER_NONE: none. Takes the balancer's thread lock.
+ */
+unsigned xnat_fleet_member_of(xnat_balancer_t *xb, xb_span_t route);
 
 /* Takes the snapshot and scores it. `locked`: the caller holds the balancer's thread lock
  * (finder); else it is taken for the copy of the worker list. */

@@ -5,6 +5,7 @@
 #include "apr_strings.h"
 
 #include "mod_xnat_balance.h"
+#include "xnat_elect.h"
 #include "xnat_log.h"
 #include "xnat_request.h"
 
@@ -73,6 +74,7 @@ static void remember_new(xnat_request_t *xr, const xb_id_t *id, unsigned path)
         rc = XB_INSERT_NEW;
     }
     if (forgot) {
+        __atomic_store_n((int64_t *)&xnat_shm->forgot_us, now, __ATOMIC_RELAXED);
         xnat_count(&xnat_shm->forgotten);
     }
     if (rc == XB_INSERT_FULL) {
@@ -123,6 +125,9 @@ static void learn_cookie(xnat_request_t *xr, const xb_set_cookie_t *cookie)
     }
     unsigned path = path_at_node(xr, cookie->path);
     if (xr->entered && same(id.base, xr->id.base)) {
+        if (!xnat_request_names_route(&id, xnat_shm->route[xnat_elect_home(xr)].route)) {
+            return; /* from a former home: a failover has overtaken this request */
+        }
         xb_table_learn(xnat_table, &xr->ref, id.whole,
                        path != XNAT_PATH_UNKNOWN ? (int)path : -1);
         return;

@@ -7,7 +7,7 @@
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
 #include "xnat_log.h"
-#include "xnat_steps.h"
+#include "xnat_rescue.h"
 
 /* After a refusal the session is left alone for this long; longer if it could not be made
  * quiet, since its user has waited for nothing. */
@@ -21,7 +21,6 @@
 /* A flush whose end cannot be seen gets so long, and a second for each 40 MB. */
 #define FLUSH_US 50000
 #define NO_ROUTE "xnat-balance"
-#define UNKNOWN_LIFE_S 86400
 
 /* ---- gate */
 
@@ -42,9 +41,13 @@ static bool wait_for_quiet(const xnat_steps_t *m)
 static bool shut_gate(xnat_steps_t *m)
 {
     const xnat_job_t *job = m->job;
+    xb_view_t v;
     m->begun_us = xnat_now_us();
+    if (job->kind != XNAT_JOB_MOVE && xb_table_view(xnat_table, job->slot, &v)) {
+        m->begun_us = v.gated_us; /* its requests have been waiting since */
+    }
     m->deadline_us = m->begun_us + m->xb->conf.gate_timeout * 9 / 10;
-    if (job->seen == 0) {
+    if (job->kind != XNAT_JOB_MOVE) {
         return xb_table_regate(xnat_table, job->slot, &m->token);
     }
     return xb_table_gate(xnat_table, job->slot, job->seen, job->to, false, m->begun_us,
@@ -61,7 +64,7 @@ static xb_refusal_t check(xnat_steps_t *m)
         m->stored_ms = header.last_backup_ms;
         m->life_s = header.max_inactive_s > 0 && header.max_inactive_s < 30 * 86400
                         ? (uint32_t)header.max_inactive_s
-                        : UNKNOWN_LIFE_S;
+                        : XNAT_UNKNOWN_LIFE_S;
         xb_table_max_inactive(xnat_table, m->job->slot, m->token, m->life_s);
     }
     return why;
@@ -73,8 +76,7 @@ static xb_refusal_t ask_home(xnat_steps_t *m, const char *id, bool *named)
     xnat_probe_answer_t answer;
     char text[XB_ID_MAX + 1];
     xb_id_t said;
-    if (xnat_steps_head(m, m->job->from_worker, id,
-                        xnat_steps_left(m, m->xb->conf.gate_timeout / 4),
+    if (xnat_steps_head(m, m->from_worker, id, xnat_steps_left(m, m->xb->conf.gate_timeout / 4),
                         &answer) != XNAT_PROBE_ANSWERED) {
         return XB_NO_FLUSH;
     }
@@ -142,77 +144,18 @@ static xb_refusal_t prepare(xnat_steps_t *m)
 {
     xb_refusal_t why = check(m);
     why = why == XB_REFUSALS ? flush(m) : why;
-    if (why == XB_REFUSALS && !xnat_steps_mark(m, m->job->from)) {
+    if (why == XB_REFUSALS && !xnat_steps_mark(m, m->from)) {
         why = XB_NO_STORE;
     }
     return why;
-}
-
-/* ---- takeover */
-
-/* The id that the session has at the target if the takeover happened unseen. */
-static void guess_fresh(xnat_steps_t *m)
-{
-    char sep[2] = {m->xb->balancer->s->sticky_separator, '\0'};
-    apr_snprintf(m->new_text, sizeof m->new_text, "%.*s%s%s", (int)m->old.base.n, m->old.base.p,
-                 sep, xnat_shm->route[m->job->to].route);
-    xnat_steps_parse(m, m->new_text, &m->fresh);
-}
-
-/* Rule BOTH, after a probe without proof: the keys say who has it; in doubt a living home does,
- * and the session makes no further voluntary move. */
-static bool taken_over_unseen(xnat_steps_t *m)
-{
-    guess_fresh(m);
-    if (!m->fresh.whole.n || xnat_steps_keys_prove(m) != XNAT_KEYS_NEW) {
-        xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
-        return false;
-    }
-    return true;
-}
-
-static xb_refusal_t no_proof(xnat_probe_rc_t rc, bool cookie)
-{
-    static const xb_refusal_t refusal[] = {
-        [XNAT_PROBE_REFUSED] = XB_NO_PROBE,
-        [XNAT_PROBE_BROKEN] = XB_NO_PROBE,
-        [XNAT_PROBE_LATE] = XB_NO_PROBE_LATE,
-    };
-    return rc != XNAT_PROBE_ANSWERED ? refusal[rc]
-           : cookie                  ? XB_NO_PROOF_KEYS
-                                     : XB_NO_PROOF_COOKIE;
-}
-
-static xb_refusal_t take_over(xnat_steps_t *m)
-{
-    xnat_probe_answer_t answer = {0};
-    if (!xnat_steps_is_ours(m)) {
-        return XB_NO_TOKEN;
-    }
-    xb_table_visit(xnat_table, m->job->slot, m->job->to, xnat_now_us());
-    xnat_probe_rc_t rc =
-        xnat_steps_head(m, m->job->to_worker, m->old_text,
-                        xnat_steps_left(m, m->xb->conf.gate_timeout / 2), &answer);
-    bool cookie = rc == XNAT_PROBE_ANSWERED && xnat_steps_cookie_proves(m, &answer);
-    if (cookie && m->other_path) { /* its true home, in memory, is the one that keeps it */
-        xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
-        return XB_NO_PROOF_PATH;
-    }
-    if (cookie && xnat_steps_keys_prove(m) == XNAT_KEYS_NEW) {
-        return XB_REFUSALS;
-    }
-    if (rc != XNAT_PROBE_REFUSED && taken_over_unseen(m)) {
-        return XB_REFUSALS;
-    }
-    return no_proof(rc, cookie);
 }
 
 /* ---- ends */
 
 static void account(const xnat_steps_t *m)
 {
-    xb_member_t *from = &xnat_members->member[m->job->from];
-    xb_member_t *to = &xnat_members->member[m->job->to];
+    xb_member_t *from = &xnat_members->member[m->from];
+    xb_member_t *to = &xnat_members->member[m->to];
     xnat_count(&from->moved_out);
     xnat_count(&to->moved_in);
     __atomic_fetch_sub((int64_t *)&from->credit_bytes, (int64_t)m->job->cost, __ATOMIC_RELAXED);
@@ -226,13 +169,19 @@ static xb_refusal_t commit(xnat_steps_t *m)
     if (!xnat_steps_is_ours(m)) {
         return XB_NO_TOKEN;
     }
-    xnat_steps_mark(m, m->job->to);
-    xb_table_flag(xnat_table, m->job->slot, XB_SESSION_FRESH, 0);
-    if (!xb_table_commit(xnat_table, m->job->slot, m->token, m->job->to, m->fresh.whole,
+    if (m->to != m->from) {
+        xnat_steps_mark(m, m->to);
+    }
+    if (m->to != m->from) {
+        xb_table_flag(xnat_table, m->job->slot, XB_SESSION_FRESH, 0);
+    }
+    if (!xb_table_commit(xnat_table, m->job->slot, m->token, m->to, m->fresh.whole,
                          xnat_now_us(), 0)) {
         return XB_NO_TOKEN;
     }
-    account(m);
+    if (m->job->kind != XNAT_JOB_LOOKUP) {
+        account(m);
+    }
     return XB_REFUSALS;
 }
 
@@ -241,8 +190,8 @@ static void remember(const xnat_steps_t *m, xb_refusal_t outcome)
     int64_t now = xnat_now_us();
     xnat_shm_recent_t rec = {.at_us = now,
                              .digest = m->job->tag,
-                             .from = (uint16_t)m->job->from,
-                             .to = (uint16_t)m->job->to,
+                             .from = (uint16_t)m->from,
+                             .to = (uint16_t)m->to,
                              .reason = (uint8_t)m->job->reason,
                              .refusal = (uint8_t)outcome,
                              .took_us = (uint32_t)(now - m->begun_us)};
@@ -259,8 +208,8 @@ static void remember(const xnat_steps_t *m, xb_refusal_t outcome)
     char digest[XB_DIGEST_SIZE];
     xnat_log_server(APLOG_NOTICE, 0, m->xb->server, XB(0301),
                     "session %s moved from %s to %s (%s) in %u ms",
-                    xnat_digest(m->job->tag, digest), xnat_shm->route[m->job->from].route,
-                    xnat_shm->route[m->job->to].route, xb_move_name(m->job->reason),
+                    xnat_digest(m->job->tag, digest), xnat_shm->route[m->from].route,
+                    xnat_shm->route[m->to].route, xb_move_name(m->job->reason),
                     rec.took_us / 1000);
 }
 
@@ -291,24 +240,53 @@ static xb_refusal_t carry_out(xnat_steps_t *m)
         !xnat_steps_parse(m, m->old_text, &m->old)) {
         return XB_NO_TOKEN;
     }
+    m->life_s = XNAT_UNKNOWN_LIFE_S;
+    if (m->job->kind == XNAT_JOB_RESCUE) {
+        return xnat_rescue(m);
+    }
+    if (m->job->kind == XNAT_JOB_LOOKUP) {
+        return xnat_rescue_look_up(m);
+    }
     if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {
         return XB_NO_PATH;
     }
     if (m->job->wait_for_quiet && !wait_for_quiet(m)) {
         return XB_NO_QUIET;
     }
-    if (m->job->seen == 0) { /* a lost mover's gate: only the keys know */
-        m->life_s = UNKNOWN_LIFE_S;
-        return taken_over_unseen(m) ? XB_REFUSALS : XB_NO_TOKEN;
+    if (m->job->kind == XNAT_JOB_ADOPT) { /* only the keys know */
+        return xnat_steps_taken_unseen(m) ? XB_REFUSALS : XB_NO_TOKEN;
     }
     xb_refusal_t why = prepare(m);
-    return why == XB_REFUSALS ? take_over(m) : why;
+    return why == XB_REFUSALS ? xnat_steps_take_over(m) : why;
+}
+
+static int64_t back_off(const xnat_job_t *job, xb_refusal_t outcome)
+{
+    return job->kind != XNAT_JOB_MOVE && job->kind != XNAT_JOB_ADOPT ? 0
+           : outcome == XB_NO_QUIET                                  ? NEVER_QUIET_BACK_OFF_US
+                                                                     : BACK_OFF_US;
+}
+
+/* A lost home stays lost: the session's requests go on at the chosen node all the same,
+ * together, and find there what the application makes of an id that it does not know. */
+static void give_up_home(const xnat_steps_t *m)
+{
+    if (m->to != m->from) {
+        xb_table_commit(xnat_table, m->job->slot, m->token, m->to, m->old.whole, xnat_now_us(),
+                        0);
+    }
 }
 
 void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
 {
-    xnat_steps_t m = {.hands = hands, .job = job, .xb = job->xb};
-    if (!xnat_move_store_up(hands, job->xb) && job->seen) {
+    xnat_steps_t m = {.hands = hands,
+                      .job = job,
+                      .xb = job->xb,
+                      .from = job->from,
+                      .to = job->to,
+                      .from_worker = job->from_worker,
+                      .to_worker = job->to_worker};
+    if (!xnat_move_store_up(hands, job->xb) && job->kind == XNAT_JOB_MOVE) {
         xnat_move_refused(job, XB_NO_STORE);
         return;
     }
@@ -319,13 +297,18 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
     if (outcome == XB_REFUSALS) {
         outcome = commit(&m);
     }
-    if (outcome != XB_REFUSALS) {
-        xb_table_abort(xnat_table, job->slot, m.token,
-                       xnat_now_us() +
-                           (outcome == XB_NO_QUIET ? NEVER_QUIET_BACK_OFF_US : BACK_OFF_US));
-        xnat_move_refused(job, outcome);
+    else if (job->kind == XNAT_JOB_RESCUE && outcome != XB_NO_TOKEN) {
+        give_up_home(&m);
     }
-    remember(&m, outcome);
+    if (outcome != XB_REFUSALS) {
+        xb_table_abort(xnat_table, job->slot, m.token, xnat_now_us() + back_off(job, outcome));
+    }
+    if (job->kind != XNAT_JOB_LOOKUP) {
+        if (outcome != XB_REFUSALS) {
+            xnat_move_refused(job, outcome);
+        }
+        remember(&m, outcome);
+    }
 }
 
 void xnat_hands_close(xnat_hands_t *hands)

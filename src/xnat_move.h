@@ -19,12 +19,20 @@ typedef struct {
     xb_store_t store[XNAT_MOVE_STORES]; /* one per node list in use */
 } xnat_hands_t;
 
+typedef enum {
+    XNAT_JOB_MOVE,   /* voluntary: the session is quiet at a living home */
+    XNAT_JOB_ADOPT,  /* its mover was lost while the gate was shut */
+    XNAT_JOB_RESCUE, /* its home cannot serve; a request has shut the gate behind a fence */
+    XNAT_JOB_LOOKUP  /* the table does not know where it lives; a request has shut the gate */
+} xnat_job_kind_t;
+
 typedef struct {
+    xnat_job_kind_t kind;
     xnat_balancer_t *xb;
     uint32_t slot;
-    uint64_t seen; /* word of the session when it was chosen; 0: a gate left by a lost mover */
+    uint64_t seen; /* MOVE: word of the session when it was chosen */
     uint64_t tag;
-    unsigned from, to; /* members */
+    unsigned from, to; /* members; RESCUE and LOOKUP: no `to` yet */
     proxy_worker *from_worker, *to_worker;
     xb_move_t reason;
     bool wait_for_quiet; /* requests are in flight: shut the gate and let them end first */

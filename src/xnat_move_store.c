@@ -184,3 +184,47 @@ xnat_keys_t xnat_move_keys(xnat_hands_t *hands, const xnat_balancer_t *xb, const
     }
     return was ? (is ? XNAT_KEYS_BOTH : XNAT_KEYS_OLD) : is ? XNAT_KEYS_NEW : XNAT_KEYS_NONE;
 }
+
+bool xnat_move_marked(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                      char out[PROXY_WORKER_MAX_ROUTE_SIZE], bool *known)
+{
+    char key[XB_MSM_KEY_MAX + 1];
+    size_t got, total;
+    *known = xb_msm_marker_key(key, "moved", id->base) != 0;
+    for (unsigned i = 0; *known && i < xb->conf.nodes->count; i++) {
+        if (!allowed(xb, i)) {
+            *known = false;
+            break;
+        }
+        xb_store_rc_t rc =
+            xb_store_get(store_of(hands, xb), i, key, out, PROXY_WORKER_MAX_ROUTE_SIZE - 1,
+                         &got, &total, xb->conf.mc_timeout);
+        *known = answered(xb, i, rc);
+        if (rc == XB_STORE_FOUND && total == got) {
+            out[got] = '\0';
+            return true;
+        }
+    }
+    return false;
+}
+
+bool xnat_move_which(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                     const char *const *ids, unsigned n, uint32_t *mask)
+{
+    char text[32][XB_MSM_KEY_MAX + 1];
+    const char *key[32];
+    int node = xb_msm_node_of(xb->conf.nodes, id);
+    *mask = 0;
+    if (node < 0 || n > 32 || !allowed(xb, (unsigned)node)) {
+        return false;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        key[i] = text[i];
+        if (!xb_msm_key(text[i], "", xb->conf.prefix, (xb_span_t){ids[i], strlen(ids[i])})) {
+            return false;
+        }
+    }
+    return answered(
+        xb, (unsigned)node,
+        xb_store_which(store_of(hands, xb), (unsigned)node, key, n, mask, xb->conf.mc_timeout));
+}

@@ -26,6 +26,15 @@ typedef enum {
     XNAT_KEYS_BOTH
 } xnat_keys_t;
 
+/* The home that the moved marker names: true, and its route's text in out. false with *known:
+ * there is none; without: memcached does not answer. */
+bool xnat_move_marked(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                      char out[PROXY_WORKER_MAX_ROUTE_SIZE], bool *known);
+
+/* Which of up to 32 ids of one base, given as texts, have a value: bit i of *mask. */
+bool xnat_move_which(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                     const char *const *ids, unsigned n, uint32_t *mask);
+
 /* Which of two ids of one session have a value now. */
 xnat_keys_t xnat_move_keys(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *old,
                            const xb_id_t *fresh);

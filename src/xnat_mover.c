@@ -12,10 +12,12 @@
 #include "xnat_tick.h"
 
 #define TICK_US 50000
+/* How often the holder looks whether requests have shut gates. */
+#define LOOK_US 5000
 #define WAIT_FOR_LEASE_US 400000
 /* A holder that has not been heard of for so long has lost its lease. */
 #define LEASE_MS 1500
-#define WORKERS 4
+#define WORKERS 6
 #define QUEUE 64
 
 /* This child's part. lock guards queue, count and stopping; workers wait at work, the mover's
@@ -94,6 +96,14 @@ bool xnat_mover_submit(const xnat_job_t *job)
     return room;
 }
 
+bool xnat_mover_has_room(void)
+{
+    apr_thread_mutex_lock(mover.lock);
+    bool room = mover.count < QUEUE / 2;
+    apr_thread_mutex_unlock(mover.lock);
+    return room;
+}
+
 static bool next_job(xnat_job_t *job)
 {
     apr_thread_mutex_lock(mover.lock);
@@ -156,20 +166,26 @@ static void start_workers(void)
 
 static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *data)
 {
+    int64_t ticked_us = 0;
     (void)thread;
     (void)data;
     apr_thread_mutex_lock(mover.lock);
     while (!mover.stopping) {
         apr_thread_mutex_unlock(mover.lock);
         bool holder = hold_lease();
+        int64_t now = xnat_now_us();
         if (holder) {
             start_workers();
-            xnat_tick_run(xnat_now_us());
+            xnat_tick_serve();
+        }
+        if (holder && now - ticked_us >= TICK_US) {
+            ticked_us = now;
+            xnat_tick_run(now);
         }
         apr_thread_mutex_lock(mover.lock);
         if (!mover.stopping) {
             apr_thread_cond_timedwait(mover.nap, mover.lock,
-                                      holder ? TICK_US : WAIT_FOR_LEASE_US);
+                                      holder ? LOOK_US : WAIT_FOR_LEASE_US);
         }
     }
     apr_thread_mutex_unlock(mover.lock);

@@ -3,14 +3,13 @@
  * from, ended. Election and failover are in xnat_elect.c. */
 #include "xnat_request.h"
 
-#include "ap_mpm.h"
 #include "apr_atomic.h"
 #include "apr_strings.h"
 
 #include "mod_xnat_balance.h"
-#include "xb_rule.h"
 #include "xnat_elect.h"
 #include "xnat_fleet.h"
+#include "xnat_gate.h"
 #include "xnat_log.h"
 #include "xnat_traffic.h"
 
@@ -140,83 +139,6 @@ static xnat_request_t *begin(request_rec *r, xnat_balancer_t *xb, const char *ur
     return xr;
 }
 
-/* ---- at the gate */
-
-/* Half of a child's threads at most wait at gates: the others keep serving. */
-static bool may_wait(apr_uint32_t *waiting)
-{
-    static int threads;
-    if (!threads) {
-        int n = 1;
-        ap_mpm_query(AP_MPMQ_MAX_THREADS, &n);
-        threads = n > 1 ? n : 2;
-    }
-    if (apr_atomic_inc32(waiting) < (apr_uint32_t)threads / 2) {
-        return true;
-    }
-    apr_atomic_dec32(waiting);
-    return false;
-}
-
-static int refuse_at_gate(xnat_request_t *xr, const char *reason, _Atomic uint64_t *counter)
-{
-    xnat_count(counter);
-    xnat_request_say(xr, XB_REFUSED, reason, NULL, NULL);
-    apr_table_setn(xr->r->err_headers_out, "Retry-After", "1");
-    xnat_log_request(APLOG_INFO, 0, xr->r, XB(0201),
-                     "503 at the gate of a session on the move: %s", reason);
-    return HTTP_SERVICE_UNAVAILABLE;
-}
-
-/* Waits until the session's move has ended, by looking: the mover may live in another process,
- * and a move takes milliseconds. */
-static xb_enter_t wait_at_gate(xnat_request_t *xr)
-{
-    int64_t now = xnat_now_us(), deadline = now + xr->xb->conf.gate_timeout;
-    apr_interval_time_t nap = 500;
-    xb_enter_t rc = XB_ENTER_GATE;
-    __atomic_fetch_add((uint32_t *)&xnat_shm->waiting, 1, __ATOMIC_RELAXED);
-    xnat_count(&xnat_shm->gate_waits);
-    while (rc == XB_ENTER_GATE && now < deadline) {
-        apr_sleep(nap);
-        nap = nap < 5000 ? nap * 2 : nap;
-        now = xnat_now_us();
-        rc = xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, now, &xr->ref);
-    }
-    __atomic_fetch_sub((uint32_t *)&xnat_shm->waiting, 1, __ATOMIC_RELAXED);
-    return rc;
-}
-
-/* Counts the request in its session. OK, or 503. */
-static int enter(xnat_request_t *xr)
-{
-    static apr_uint32_t waiting;
-    if (!xr->id.whole.n || xr->entered || xnat_child < 0) {
-        return OK;
-    }
-    xb_enter_t rc =
-        xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, xnat_now_us(), &xr->ref);
-    if (rc == XB_ENTER_GATE && !XB_RULE(GATE)) {
-        return OK; /* control build: follows its id as if nothing moved */
-    }
-    if (rc == XB_ENTER_GATE) {
-        if (!may_wait(&waiting)) {
-            return refuse_at_gate(xr, "gate-crowded", &xnat_shm->gate_crowded);
-        }
-        rc = wait_at_gate(xr);
-        apr_atomic_dec32(&waiting);
-    }
-    if (rc == XB_ENTER_GATE) {
-        return refuse_at_gate(xr, "gate-timeout", &xnat_shm->gate_timeouts);
-    }
-    if (rc == XB_ENTER_UNCOUNTED) {
-        xnat_count(&xnat_shm->lost_claims);
-    }
-    xr->entered = rc == XB_ENTER_IN;
-    xr->known = rc != XB_ENTER_UNKNOWN;
-    return OK;
-}
-
 /* ---- let through */
 
 bool xnat_request_names_route(const xb_id_t *id, const char *route)
@@ -248,6 +170,12 @@ static void say_left(xnat_request_t *xr, unsigned home)
 static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balancer **balancer,
                          proxy_server_conf *conf, char **url)
 {
+    if (xnat_gate_must_look_up(xr)) {
+        int rv = xnat_gate_look_up(xr);
+        if (rv != OK) {
+            return rv;
+        }
+    }
     if (!xr->known) {
         if (!xr->id.whole.n) {
             xnat_request_say(xr, XB_ELECTED,
@@ -259,6 +187,13 @@ static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balanc
         return DECLINED;
     }
     unsigned home = xr->attempts > 1 ? xnat_elect_home(xr) : xr->ref.home;
+    if (xnat_gate_must_rescue(xr, home)) {
+        int rv = xnat_gate_rescue(xr, home);
+        if (rv != OK) {
+            return rv;
+        }
+        home = xr->known ? xr->ref.home : home;
+    }
     if (home >= XB_MEMBERS_MAX ||
         xnat_request_names_route(&xr->id, xnat_shm->route[home].route)) {
         xr->plan = XB_MEMBER_NONE;
@@ -290,17 +225,26 @@ int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_r
         xr = begin(r, xb, *url);
     }
     xr->attempts++;
-    int rv = enter(xr);
+    int rv = xnat_gate_enter(xr);
     return rv == OK ? route_request(xr, worker, balancer, conf, url) : rv;
 }
 
 /* ---- sent */
 
+/* The path in a node's URL; a unix socket's URL has one in front of it. */
+static const char *path_of(const char *url)
+{
+    const char *host = strstr(url, "://");
+    return host ? strchr(host + 3, '/') : NULL;
+}
+
 void xnat_request_remember(xnat_request_t *xr, unsigned member)
 {
     bool forgot = false;
+    unsigned path =
+        xnat_shm_path_above(xr->node_path ? xr->node_path : path_of(xr->r->filename));
     xb_insert_t rc = xb_table_insert(xnat_table, (unsigned)xnat_child, xr->tag, xr->id.whole,
-                                     member, XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN, 0,
+                                     member, XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN, path,
                                      xnat_now_us(), &xr->ref, &forgot);
     if (rc == XB_INSERT_EXISTS) {
         rc = xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, xnat_now_us(),
@@ -309,13 +253,6 @@ void xnat_request_remember(xnat_request_t *xr, unsigned member)
                  : XB_INSERT_EXISTS;
     }
     xr->known = xr->entered = rc == XB_INSERT_NEW; /* so that a retry keeps to its home */
-}
-
-/* The path in a node's URL; a unix socket's URL has one in front of it. */
-static const char *path_of(const char *url)
-{
-    const char *host = strstr(url, "://");
-    return host ? strchr(host + 3, '/') : NULL;
 }
 
 int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *conf, char *url,

@@ -19,6 +19,7 @@ typedef struct {
     xb_ref_t ref;      /* while `entered` */
     bool entered;      /* counted in its session's word */
     bool known;        /* the table had its session when it came */
+    bool rescued;      /* has asked once for its session's rescue */
     bool foreign;      /* its session lives behind another balancer */
     bool wrapped;      /* our own run of the pre_request hooks is under way */
     bool learned;      /* the answer's head has been seen */
@@ -46,8 +47,8 @@ void xnat_request_say(xnat_request_t *xr, xb_decision_t decision, const char *re
 
 /* Is that the route of the id? False for no id. */
 bool xnat_request_names_route(const xb_id_t *id, const char *route);
-/* Makes an entry for a session that the table does not know, on the client's word, or enters the one
- * that another request has just made. */
+/* Makes an entry for a session that the table does not know, on the client's word, or enters
+ * the one that another request has just made. */
 void xnat_request_remember(xnat_request_t *xr, unsigned member);
 
 int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_rec *r,

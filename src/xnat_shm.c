@@ -19,7 +19,7 @@
 #include <sys/mman.h>
 
 #define MAGIC 0x584e415442414c31ull /* "XNATBAL1" */
-#define LAYOUT 1u
+#define LAYOUT 2u
 #define USERDATA "mod_xnat_balance segment"
 #define CHILDREN_MAX 4096u
 
@@ -238,6 +238,22 @@ unsigned xnat_shm_path(xb_span_t path)
     return XNAT_PATH_UNKNOWN;
 }
 
+unsigned xnat_shm_path_above(const char *path)
+{
+    unsigned best = XNAT_PATH_UNKNOWN;
+    size_t most = 0;
+    for (unsigned i = 1; path && i < XNAT_PATHS_MAX; i++) {
+        const xnat_shm_path_t *slot = &xnat_shm->path[i];
+        size_t n = strlen(slot->text);
+        if (__atomic_load_n((uint32_t *)&slot->state, __ATOMIC_ACQUIRE) == 2 && n > most &&
+            !strncmp(path, slot->text, n) && (!path[n] || strchr("/;?", path[n]))) {
+            best = i;
+            most = n;
+        }
+    }
+    return best;
+}
+
 uint64_t xnat_tag(xb_span_t base)
 {
     uint64_t tag = xb_hash(&xnat_shm->key, base.p, base.n);
@@ -248,6 +264,31 @@ const char *xnat_digest(uint64_t tag, char out[XB_DIGEST_SIZE])
 {
     xb_digest(&xnat_shm->key, &tag, sizeof tag, out);
     return out;
+}
+
+void xnat_shm_want(uint32_t slot)
+{
+    uint64_t n = __atomic_fetch_add((uint64_t *)&xnat_shm->wanted_next, 1, __ATOMIC_ACQ_REL);
+    __atomic_store_n((uint32_t *)&xnat_shm->wanted[n % XNAT_WANTED], slot + 1,
+                     __ATOMIC_RELEASE);
+}
+
+bool xnat_shm_wanted(uint64_t *seen, uint32_t *slot)
+{
+    uint64_t next = __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
+    if (next - *seen > XNAT_WANTED) {
+        *seen = next - XNAT_WANTED;
+    }
+    while (*seen < next) {
+        uint32_t taken = __atomic_exchange_n((uint32_t *)&xnat_shm->wanted[*seen % XNAT_WANTED],
+                                             0, __ATOMIC_ACQ_REL);
+        ++*seen;
+        if (taken) { /* else its writer is between its two steps: the walk will find it */
+            *slot = taken - 1;
+            return true;
+        }
+    }
+    return false;
 }
 
 void xnat_shm_recent(const xnat_shm_recent_t *move)

@@ -21,6 +21,7 @@
 #define XNAT_PATH_UNKNOWN XNAT_PATHS_MAX /* as a session's path index */
 #define XNAT_PATH_SIZE 128
 #define XNAT_RECENT 32
+#define XNAT_WANTED 4096
 
 /* What the mover must know of a balancer's traffic to imitate it; text is written once per
  * change by requests, guarded by `seq` (odd: being written). */
@@ -90,6 +91,15 @@ typedef struct {
     _Atomic uint64_t repaired;    /* sessions counted again after a child died */
     _Atomic uint64_t move_us_sum, move_us_max;
     _Atomic uint64_t recent_next;
+    _Atomic uint64_t rescued, lost; /* of dead nodes: taken over; nowhere in the store */
+    _Atomic uint64_t looked_up, not_looked_up; /* unknown sessions */
+    xb_bucket_t lookups;                       /* rate of those */
+    _Atomic int64_t forgot_us; /* when the table last forgot a session that had moved */
+
+    /* Sessions whose gate a request has shut: slot + 1, 0 once the mover has taken it. A ring;
+     * what is lapped is found by the mover's walk for abandoned gates. */
+    _Atomic uint64_t wanted_next;
+    _Atomic uint32_t wanted[XNAT_WANTED];
 
     xnat_shm_recent_t recent[XNAT_RECENT];
     xnat_shm_balancer_t balancer[XNAT_BALANCERS_MAX];
@@ -125,6 +135,13 @@ unsigned xnat_shm_path(xb_span_t path);
 uint64_t xnat_tag(xb_span_t base);
 /* The digest that stands for a session in logs. */
 const char *xnat_digest(uint64_t tag, char out[XB_DIGEST_SIZE]);
+
+/* The longest known cookie path that leads to this URL path; XNAT_PATH_UNKNOWN: none. */
+unsigned xnat_shm_path_above(const char *path);
+/* Asks the mover to see to a session whose gate was just shut. */
+void xnat_shm_want(uint32_t slot);
+/* Mover only: the next one that was asked for; *seen = how far it has read. False: none. */
+bool xnat_shm_wanted(uint64_t *seen, uint32_t *slot);
 
 /* Remembers an ended move in the ring. */
 void xnat_shm_recent(const xnat_shm_recent_t *move);

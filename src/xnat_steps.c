@@ -108,7 +108,7 @@ bool xnat_steps_cookie_proves(xnat_steps_t *m, const xnat_probe_answer_t *answer
     return xnat_steps_id_in(m, answer, m->new_text, sizeof m->new_text, &m->fresh) &&
            m->fresh.base.n == m->old.base.n &&
            !memcmp(m->fresh.base.p, m->old.base.p, m->old.base.n) &&
-           is_text(m->fresh.route, xnat_shm->route[m->job->to].route);
+           is_text(m->fresh.route, xnat_shm->route[m->to].route);
 }
 
 xnat_keys_t xnat_steps_keys_prove(xnat_steps_t *m)
@@ -123,4 +123,59 @@ xnat_keys_t xnat_steps_keys_prove(xnat_steps_t *m)
         nap = nap < 10000 ? nap * 2 : nap;
     }
     return keys;
+}
+
+/* ---- takeover */
+
+bool xnat_steps_guess_fresh(xnat_steps_t *m)
+{
+    char sep[2] = {m->xb->balancer->s->sticky_separator, '\0'};
+    apr_snprintf(m->new_text, sizeof m->new_text, "%.*s%s%s", (int)m->old.base.n, m->old.base.p,
+                 sep, xnat_shm->route[m->to].route);
+    return xnat_steps_parse(m, m->new_text, &m->fresh);
+}
+
+bool xnat_steps_taken_unseen(xnat_steps_t *m)
+{
+    if (!xnat_steps_guess_fresh(m) || xnat_steps_keys_prove(m) != XNAT_KEYS_NEW) {
+        xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
+        return false;
+    }
+    return true;
+}
+
+static xb_refusal_t no_proof(xnat_probe_rc_t rc, bool cookie)
+{
+    static const xb_refusal_t refusal[] = {
+        [XNAT_PROBE_REFUSED] = XB_NO_PROBE,
+        [XNAT_PROBE_BROKEN] = XB_NO_PROBE,
+        [XNAT_PROBE_LATE] = XB_NO_PROBE_LATE,
+    };
+    return rc != XNAT_PROBE_ANSWERED ? refusal[rc]
+           : cookie                  ? XB_NO_PROOF_KEYS
+                                     : XB_NO_PROOF_COOKIE;
+}
+
+xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
+{
+    xnat_probe_answer_t answer = {0};
+    if (!xnat_steps_is_ours(m)) {
+        return XB_NO_TOKEN;
+    }
+    xb_table_visit(xnat_table, m->job->slot, m->to, xnat_now_us());
+    xnat_probe_rc_t rc =
+        xnat_steps_head(m, m->to_worker, m->old_text,
+                        xnat_steps_left(m, m->xb->conf.gate_timeout / 2), &answer);
+    bool cookie = rc == XNAT_PROBE_ANSWERED && xnat_steps_cookie_proves(m, &answer);
+    if (cookie && m->other_path) { /* its true home, in memory, is the one that keeps it */
+        xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
+        return XB_NO_PROOF_PATH;
+    }
+    if (cookie && xnat_steps_keys_prove(m) == XNAT_KEYS_NEW) {
+        return XB_REFUSALS;
+    }
+    if (rc != XNAT_PROBE_REFUSED && xnat_steps_taken_unseen(m)) {
+        return XB_REFUSALS;
+    }
+    return no_proof(rc, cookie);
 }

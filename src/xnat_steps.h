@@ -7,11 +7,16 @@
 #include "xnat_move.h"
 #include "xnat_move_store.h"
 
+/* When a session's own limit is not known. */
+#define XNAT_UNKNOWN_LIFE_S 86400
+
 /* One session in a worker's hands, its gate shut. */
 typedef struct {
     xnat_hands_t *hands;
     const xnat_job_t *job;
     const xnat_balancer_t *xb;
+    unsigned from, to; /* members, as the job says until a rescue chooses */
+    proxy_worker *from_worker, *to_worker;
     unsigned token;
     int64_t begun_us, deadline_us; /* the gate opens before its waiters give up */
     char old_text[XB_ID_MAX + 1], new_text[2 * XB_ID_MAX];
@@ -38,6 +43,15 @@ bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *
                       size_t size, xb_id_t *out);
 /* Writes the moved marker: the member's route. False: on no memcached. */
 bool xnat_steps_mark(const xnat_steps_t *m, unsigned member);
+/* Reads the header of the value under m->old without a word on whether it may move. */
+xb_refusal_t xnat_steps_read(xnat_steps_t *m);
+/* The id that the session has at m->to if it is taken over there; fills `fresh`. */
+bool xnat_steps_guess_fresh(xnat_steps_t *m);
+/* Rule BOTH, after a probe without proof: the keys say who has it; in doubt a living home does,
+ * and the session makes no further voluntary move. */
+bool xnat_steps_taken_unseen(xnat_steps_t *m);
+/* Visit, probe and proof at m->to. XB_REFUSALS: taken over. */
+xb_refusal_t xnat_steps_take_over(xnat_steps_t *m);
 /* Rule SAMEID: the answer names the same session at the target; fills `fresh`. */
 bool xnat_steps_cookie_proves(xnat_steps_t *m, const xnat_probe_answer_t *answer);
 /* Rule FLIP: the key that was probed is gone and the fresh one is there. Waits for it a little.

@@ -47,8 +47,9 @@ typedef struct {
 #define PLANS_MAX XNAT_BALANCERS_MAX
 static plan_t plans[PLANS_MAX]; /* mover thread only; large, so not on its stack */
 static unsigned plan_count;
+static uint64_t wanted_seen; /* how far the ring of wanted sessions has been read */
 static int64_t folded_us, overload_us, children_us;
-static int64_t told_us[XB_REFUSALS]; /* refusals of moves that were not begun */
+static int64_t told_us[XB_REFUSALS];              /* refusals of moves that were not begun */
 static int64_t draining_since_us[XB_MEMBERS_MAX]; /* 0: not draining */
 
 /* ---- decayed figures */
@@ -378,32 +379,60 @@ static void choose_moves(int64_t now)
     }
 }
 
-typedef struct {
-    uint32_t slot;
-    const xb_view_t *view;
-    bool done;
-} orphan_t;
-
-/* A balancer that knows home and target of a gate without mover takes the job of ending it. */
-static void adopt(xnat_balancer_t *xb, void *ctx)
+/* Makes this process know the way from each member's record to its worker. */
+static void meet_members(xnat_balancer_t *xb, void *ctx)
 {
     static xnat_fleet_t fleet; /* mover thread only */
-    orphan_t *orphan = ctx;
-    if (orphan->done || !xb->conf.nodes) {
+    (void)ctx;
+    xnat_fleet_snapshot(xb, false, xnat_now_us(), &fleet);
+}
+
+/* ---- gates that were shut by others */
+
+static void reopen(uint32_t slot)
+{
+    unsigned token;
+    if (xb_table_regate(xnat_table, slot, &token)) {
+        xb_table_flag(xnat_table, slot, XB_SESSION_PARTIAL, 0);
+        xb_table_abort(xnat_table, slot, token, 0);
+    }
+}
+
+/* A gate without target was shut by a request; one with it by a mover that is lost. */
+static void see_to(uint32_t slot, const xb_view_t *v)
+{
+    xnat_balancer_t *xb = xnat_fleet_balancer(v->w.home);
+    proxy_worker *home = xnat_fleet_worker(v->w.home);
+    if (!xb || !xb->conf.nodes) {
+        reopen(slot);
         return;
     }
-    xnat_fleet_snapshot(xb, false, xnat_now_us(), &fleet);
-    int from = xnat_fleet_position(&fleet, orphan->view->w.home);
-    int to = xnat_fleet_position(&fleet, orphan->view->target);
-    if (from >= 0 && to >= 0) {
-        xnat_job_t job = {.xb = xb,
-                          .slot = orphan->slot,
-                          .tag = orphan->view->tag,
-                          .from = fleet.member[from],
-                          .to = fleet.member[to],
-                          .from_worker = fleet.worker[from],
-                          .to_worker = fleet.worker[to]};
-        orphan->done = xnat_mover_submit(&job);
+    bool asked = v->target == XB_MEMBER_NONE;
+    xnat_job_t job = {.kind = !asked                         ? XNAT_JOB_ADOPT
+                              : PROXY_WORKER_IS_USABLE(home) ? XNAT_JOB_LOOKUP
+                                                             : XNAT_JOB_RESCUE,
+                      .xb = xb,
+                      .slot = slot,
+                      .tag = v->tag,
+                      .from = v->w.home,
+                      .to = asked ? v->w.home : v->target,
+                      .from_worker = home,
+                      .to_worker = xnat_fleet_worker(asked ? v->w.home : v->target),
+                      .reason = asked ? XB_MOVE_FAILED : XB_MOVE_DRAIN};
+    if (!job.to_worker || !xnat_mover_submit(&job)) {
+        reopen(slot);
+    }
+}
+
+void xnat_tick_serve(void)
+{
+    uint32_t slot;
+    xb_view_t v;
+    while (xnat_mover_has_room() && xnat_shm_wanted(&wanted_seen, &slot)) {
+        if (slot < xb_table_slots(xnat_table) && xb_table_view(xnat_table, slot, &v) &&
+            v.w.state == XB_MOVING) {
+            see_to(slot, &v);
+        }
     }
 }
 
@@ -414,13 +443,7 @@ static void adopt_gates(int64_t now, int64_t older_than_us)
         xb_view_t v;
         if (xb_table_view(xnat_table, slot, &v) && v.w.state == XB_MOVING &&
             now - v.gated_us >= older_than_us) {
-            orphan_t orphan = {slot, &v, false};
-            xnat_config_each(adopt, &orphan);
-            unsigned token;
-            if (!orphan.done && xb_table_regate(xnat_table, slot, &token)) {
-                xb_table_flag(xnat_table, slot, XB_SESSION_PARTIAL, 0);
-                xb_table_abort(xnat_table, slot, token, 0);
-            }
+            see_to(slot, &v);
         }
     }
 }
@@ -428,6 +451,8 @@ static void adopt_gates(int64_t now, int64_t older_than_us)
 void xnat_tick_begin(void)
 {
     memset(draining_since_us, 0, sizeof draining_since_us);
+    wanted_seen = __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
+    xnat_config_each(meet_members, NULL);
     adopt_gates(xnat_now_us(), 0);
 }
 

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Entering a session, waiting at its gate, and shutting the gate of one whose home is lost. */
+#include "xnat_gate.h"
+
+#include "ap_mpm.h"
+#include "apr_atomic.h"
+
+#include "mod_xnat_balance.h"
+#include "xb_rule.h"
+#include "xnat_fleet.h"
+#include "xnat_log.h"
+#include "xnat_mover.h"
+
+/* Without a mover that has been heard of lately nobody would open the gate again. */
+#define MOVER_LOST_MS 3000
+
+/* Half of a child's threads at most wait at gates: the others keep serving. */
+static bool may_wait(apr_uint32_t *waiting)
+{
+    static int threads;
+    if (!threads) {
+        int n = 1;
+        ap_mpm_query(AP_MPMQ_MAX_THREADS, &n);
+        threads = n > 1 ? n : 2;
+    }
+    if (apr_atomic_inc32(waiting) < (apr_uint32_t)threads / 2) {
+        return true;
+    }
+    apr_atomic_dec32(waiting);
+    return false;
+}
+
+static int refuse(xnat_request_t *xr, const char *reason, _Atomic uint64_t *counter)
+{
+    xnat_count(counter);
+    xnat_request_say(xr, XB_REFUSED, reason, NULL, NULL);
+    apr_table_setn(xr->r->err_headers_out, "Retry-After", "1");
+    xnat_log_request(APLOG_INFO, 0, xr->r, XB(0201),
+                     "503 at the gate of a session on the move: %s", reason);
+    return HTTP_SERVICE_UNAVAILABLE;
+}
+
+/* Waits until the session's move has ended, by looking: the mover may live in another process,
+ * and a move takes milliseconds. */
+static xb_enter_t wait_at(xnat_request_t *xr)
+{
+    int64_t now = xnat_now_us(), deadline = now + xr->xb->conf.gate_timeout;
+    apr_interval_time_t nap = 500;
+    xb_enter_t rc = XB_ENTER_GATE;
+    __atomic_fetch_add((uint32_t *)&xnat_shm->waiting, 1, __ATOMIC_RELAXED);
+    xnat_count(&xnat_shm->gate_waits);
+    while (rc == XB_ENTER_GATE && now < deadline) {
+        apr_sleep(nap);
+        nap = nap < 5000 ? nap * 2 : nap;
+        now = xnat_now_us();
+        rc = xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, now, &xr->ref);
+    }
+    __atomic_fetch_sub((uint32_t *)&xnat_shm->waiting, 1, __ATOMIC_RELAXED);
+    return rc;
+}
+
+int xnat_gate_enter(xnat_request_t *xr)
+{
+    static apr_uint32_t waiting;
+    if (!xr->id.whole.n || xr->entered || xnat_child < 0) {
+        return OK;
+    }
+    xb_enter_t rc =
+        xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, xnat_now_us(), &xr->ref);
+    if (rc == XB_ENTER_GATE && !XB_RULE(GATE)) {
+        return OK; /* control build: follows its id as if nothing moved */
+    }
+    if (rc == XB_ENTER_GATE) {
+        if (!may_wait(&waiting)) {
+            return refuse(xr, "gate-crowded", &xnat_shm->gate_crowded);
+        }
+        rc = wait_at(xr);
+        apr_atomic_dec32(&waiting);
+    }
+    if (rc == XB_ENTER_GATE) {
+        return refuse(xr, "gate-timeout", &xnat_shm->gate_timeouts);
+    }
+    if (rc == XB_ENTER_UNCOUNTED) {
+        xnat_count(&xnat_shm->lost_claims);
+    }
+    xr->entered = rc == XB_ENTER_IN;
+    xr->known = rc != XB_ENTER_UNKNOWN;
+    return OK;
+}
+
+/* ---- a lost home */
+
+/* Is there a mover that would see to a gate shut by a request? */
+static bool is_tended(const xnat_balancer_t *xb)
+{
+    int64_t age_ms = xnat_mover_heartbeat_age_ms();
+    return xb->conf.nodes && xb->conf.move != XNAT_MOVE_OFF &&
+           xb->conf.move != XNAT_MOVE_DRYRUN && age_ms >= 0 && age_ms < MOVER_LOST_MS;
+}
+
+bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
+{
+    const proxy_worker *w = xnat_fleet_worker(home);
+    return w && !PROXY_WORKER_IS_USABLE(w) && xr->entered && !xr->rescued && !*w->s->redirect &&
+           !xr->xb->balancer->s->sticky_force && is_tended(xr->xb);
+}
+
+/* One of the session's requests gets through here; the others find the gate shut. */
+static void shut(uint32_t slot, unsigned home, bool fence)
+{
+    xb_view_t view;
+    unsigned token;
+    while (xb_table_view(xnat_table, slot, &view) && view.w.state == XB_STABLE &&
+           view.w.home == home) {
+        if (xb_table_gate(xnat_table, slot, view.word, XB_MEMBER_NONE, fence, xnat_now_us(),
+                          &token)) {
+            xnat_shm_want(slot);
+            return;
+        }
+    }
+}
+
+static int hand_over(xnat_request_t *xr, unsigned home, bool fence)
+{
+    uint32_t slot = xr->ref.slot;
+    xb_table_leave(xnat_table, &xr->ref, xnat_now_us(), 0, 0, xr->xb->decay.half_life_s);
+    xr->entered = false;
+    shut(slot, home, fence);
+    return xnat_gate_enter(xr);
+}
+
+int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
+{
+    xr->rescued = true;
+    return hand_over(xr, home, XB_RULE(FENCE));
+}
+
+/* ---- an unknown session */
+
+/* The longest that a moved marker is written for a session whose own limit is not known. */
+#define FORGETFUL_US (86400 * INT64_C(1000000))
+#define LOOKUPS_PER_S 500.0
+
+bool xnat_gate_must_look_up(const xnat_request_t *xr)
+{
+    int64_t now, forgot;
+    if (xr->known || !xr->id.whole.n || xr->attempts > 1 || xnat_child < 0 ||
+        !is_tended(xr->xb)) {
+        return false;
+    }
+    now = xnat_now_us();
+    forgot = __atomic_load_n((int64_t *)&xnat_shm->forgot_us, __ATOMIC_RELAXED);
+    forgot = forgot ? forgot : xnat_shm->started_us;
+    if (now - forgot > FORGETFUL_US) {
+        return false;
+    }
+    bool may = xb_bucket_take(&xnat_shm->lookups, LOOKUPS_PER_S, 2 * LOOKUPS_PER_S, now);
+    if (!may) {
+        xnat_count(&xnat_shm->not_looked_up);
+    }
+    return may;
+}
+
+int xnat_gate_look_up(xnat_request_t *xr)
+{
+    unsigned member = xnat_fleet_member_of(xr->xb, xr->id.route);
+    if (member == XB_MEMBER_NONE) {
+        return OK;
+    }
+    xnat_request_remember(xr, member);
+    return xr->entered ? hand_over(xr, member, false) : OK;
+}

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Rescue of a session whose home cannot serve, and look-up of one that nobody remembers. */
+#include "xnat_rescue.h"
+
+#include "apr_strings.h"
+
+#include "mod_xnat_balance.h"
+#include "xb_rule.h"
+#include "xnat_fleet.h"
+#include "xnat_log.h"
+
+/* Targets that are tried before the session is given to the best one unproved. */
+#define TRIES 3
+/* A home that is only marked in error may still answer a flush, quickly; one that did not is
+ * not asked again for this long. */
+#define FLUSH_US 300000
+#define DEAD_US (5 * INT64_C(1000000))
+
+/* ---- who has it */
+
+/* Position of the member with this route, -1: none. The text may come from memcached. */
+static int position_of_route(const xnat_fleet_t *f, const char *route)
+{
+    for (unsigned i = 0; i < f->n; i++) {
+        if (*route && !strcmp(f->worker[i]->s->route, route)) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+/* The session's id as the member at this position would name it. */
+static bool name_at(const xnat_steps_t *m, const xnat_fleet_t *f, unsigned at, char *out,
+                    size_t size)
+{
+    int n = apr_snprintf(out, size, "%.*s%c%s", (int)m->old.base.n, m->old.base.p,
+                         m->xb->balancer->s->sticky_separator, f->worker[at]->s->route);
+    return n > 0 && (size_t)n < size - 1 && n <= XB_ID_MAX;
+}
+
+/* Rule ANYKEY: position of a member under whose route the session is stored; the preferred one
+ * if that is among them. -1: nowhere, -2: nobody can tell. */
+static int position_of_key(const xnat_steps_t *m, const xnat_fleet_t *f, int preferred)
+{
+    char text[32][XB_ID_MAX + 2];
+    const char *ids[32];
+    unsigned n = 0, at[32];
+    uint32_t mask;
+    for (unsigned i = 0; i < f->n && n < 32; i++) {
+        if (*f->worker[i]->s->route && name_at(m, f, i, text[n], sizeof text[n])) {
+            ids[n] = text[n];
+            at[n++] = i;
+        }
+    }
+    if (!xnat_move_which(m->hands, m->xb, &m->old, ids, n, &mask)) {
+        return -2;
+    }
+    int found = -1;
+    for (unsigned k = 0; k < n; k++) {
+        if (mask >> k & 1 && (found < 0 || (int)at[k] == preferred)) {
+            found = (int)at[k];
+        }
+    }
+    return found;
+}
+
+/* Rule MARK: the marker first, then the keys. As above. */
+static int position_of_owner(const xnat_steps_t *m, const xnat_fleet_t *f, int preferred)
+{
+    char route[PROXY_WORKER_MAX_ROUTE_SIZE];
+    bool known = true;
+    if (XB_RULE(MARK) && xnat_move_marked(m->hands, m->xb, &m->old, route, &known)) {
+        int at = position_of_route(f, route);
+        if (at >= 0) {
+            return at;
+        }
+    }
+    return known ? position_of_key(m, f, preferred) : -2;
+}
+
+/* ---- unknown sessions */
+
+static void go_on_at(xnat_steps_t *m, const xnat_fleet_t *f, unsigned at)
+{
+    m->to = f->member[at];
+    m->to_worker = f->worker[at];
+    xnat_steps_guess_fresh(m);
+}
+
+xb_refusal_t xnat_rescue_look_up(xnat_steps_t *m)
+{
+    xnat_fleet_t fleet;
+    xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), &fleet);
+    int preferred = xnat_fleet_position(&fleet, m->from);
+    int owner = position_of_owner(m, &fleet, preferred);
+    xnat_count(owner == -2 ? &xnat_shm->not_looked_up : &xnat_shm->looked_up);
+    go_on_at(m, &fleet, (unsigned)(owner >= 0 ? owner : preferred >= 0 ? preferred : 0));
+    return owner >= 0 && owner != preferred ? XB_REFUSALS : XB_NO_TOKEN;
+}
+
+/* ---- lost homes */
+
+static bool is_known_dead(unsigned member, bool now_dead)
+{
+    static int64_t
+        dead_us[XB_MEMBERS_MAX]; /* a worker's guess may overwrite another's: as good */
+    if (now_dead) {
+        __atomic_store_n(&dead_us[member], xnat_now_us(), __ATOMIC_RELAXED);
+    }
+    int64_t at = __atomic_load_n(&dead_us[member], __ATOMIC_RELAXED);
+    return at && xnat_now_us() - at < DEAD_US;
+}
+
+/* A member that is disabled, or in error by mistake, lives: what it has not stored yet is
+ * stored by a flush, as for a voluntary move. */
+static void try_flush(xnat_steps_t *m)
+{
+    xnat_probe_answer_t answer;
+    if (!m->from_worker || is_known_dead(m->from, false) || m->path == XNAT_PATH_UNKNOWN) {
+        return;
+    }
+    if (xnat_steps_head(m, m->from_worker, m->old_text, xnat_steps_left(m, FLUSH_US),
+                        &answer) == XNAT_PROBE_ANSWERED) {
+        apr_sleep(5000);
+    }
+    else {
+        is_known_dead(m->from, true);
+    }
+}
+
+static void visited_of(const xnat_steps_t *m, const xnat_fleet_t *f, bool *visited)
+{
+    xb_view_t v;
+    memset(visited, 0, sizeof(bool) * XNAT_FLEET_MAX);
+    if (!xb_table_view(xnat_table, m->job->slot, &v)) {
+        return;
+    }
+    for (unsigned i = 0; i < v.visited_count && XB_RULE(VISITED); i++) {
+        int at = xnat_fleet_position(f, v.visited[i].member);
+        if (at >= 0) {
+            visited[at] = true;
+        }
+    }
+}
+
+/* Chooses m->to among the nodes that the session has not been at. False: there is none. */
+static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
+{
+    bool visited[XNAT_FLEET_MAX];
+    unsigned free_left;
+    xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), f);
+    int home = xnat_fleet_position(f, m->from);
+    visited_of(m, f, visited);
+    int to =
+        xb_policy_target(f->load, f->n, home >= 0 ? (unsigned)home : f->n, visited, &free_left);
+    if (to >= 0) {
+        m->to = f->member[to];
+        m->to_worker = f->worker[to];
+    }
+    return to >= 0;
+}
+
+/* Fills m->old with an id under which the session is stored. True: take it over. False with
+ * *owner >= 0: a living member has it already; with -1: it is lost; -2: the store is silent. */
+static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
+{
+    int home = xnat_fleet_position(f, m->from);
+    xb_view_t v;
+    bool partial = xb_table_view(xnat_table, m->job->slot, &v) &&
+                   v.flags & (XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN);
+    *owner = partial           ? position_of_owner(m, f, home)
+             : XB_RULE(ANYKEY) ? position_of_key(m, f, home)
+                               : home;
+    if (*owner < 0) {
+        return false;
+    }
+    if (*owner != home) {
+        char text[XB_ID_MAX + 2];
+        if (!name_at(m, f, (unsigned)*owner, text, sizeof text)) {
+            *owner = -1;
+            return false;
+        }
+        memcpy(m->old_text, text, sizeof m->old_text);
+        xnat_steps_parse(m, m->old_text, &m->old);
+        return !PROXY_WORKER_IS_USABLE(f->worker[*owner]);
+    }
+    return true;
+}
+
+static xb_refusal_t tell_lost(const xnat_steps_t *m, int owner)
+{
+    char digest[XB_DIGEST_SIZE];
+    if (owner == -1) {
+        xnat_count(&xnat_shm->lost);
+        xnat_log_server(APLOG_WARNING, 0, m->xb->server, XB(0304),
+                        "session %s of %s is not in memcached: its user has to log in again",
+                        xnat_digest(m->job->tag, digest), xnat_shm->route[m->from].route);
+    }
+    return owner == -1 ? XB_NO_MARKER : XB_NO_STORE;
+}
+
+xb_refusal_t xnat_rescue(xnat_steps_t *m)
+{
+    xnat_fleet_t fleet;
+    int owner;
+    if (!choose(m, &fleet)) {
+        return XB_NO_TARGET;
+    }
+    if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {
+        return XB_NO_PATH;
+    }
+    try_flush(m);
+    if (!find_stored(m, &fleet, &owner)) {
+        if (owner < 0) {
+            return tell_lost(m, owner);
+        }
+        go_on_at(m, &fleet, (unsigned)owner);
+        return XB_REFUSALS;
+    }
+    xnat_steps_mark(m, m->from);
+    xb_refusal_t why = XB_NO_TARGET;
+    for (int i = 0; i < TRIES && (i == 0 || choose(m, &fleet)); i++) {
+        why = xnat_steps_take_over(m);
+        if (why != XB_NO_PROBE && why != XB_NO_PROBE_LATE) {
+            break;
+        }
+    }
+    return why;
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a worker of the mover does with a session whose gate a request has shut (rules 10 to
+ * 12): its home cannot serve, or nobody remembers where it lives. */
+#ifndef XNAT_RESCUE_H
+#define XNAT_RESCUE_H
+
+#include "xnat_steps.h"
+
+/* Both fill m->to and m->fresh with the home and id to go on with. XB_REFUSALS: commit that;
+ * another: the gate opens where it was. */
+xb_refusal_t xnat_rescue(xnat_steps_t *m);
+xb_refusal_t xnat_rescue_look_up(xnat_steps_t *m);
+
+#endif
