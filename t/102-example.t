@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # config/example.conf, with nothing changed but its ports, does what it is there to show: users
-# stick, a node drains with balancer-manager, the status page is there, and only for this machine.
+# stick, a node drains with balancer-manager, status page and log say what was done.
 use v5.36;
 use Test::More;
 use XB::Test;

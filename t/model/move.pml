@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The move of one session between three nodes (0, 1, 2) as docs/architecture.md describes it, for
- * Spin 6.5: a model of the protocol, not of the code. t/model/run checks it.
+ * The move of one session between three nodes (0, 1, 2) as docs/architecture.md describes it,
+ * for Spin 6.5: a model of the protocol, not of the code. t/model/run checks it.
  *
  * What is in it
  *   entry      the session's entry in the table: ent, state, home, infl (requests in flight),
  *              visited, epoch, token, to
- *   nodes      has[n], copy[n]: the session object in node n; pend[n]: its backup is outstanding
+ *   nodes      has[n], copy[n]: the session object in node n; pend[n]: its backup is
+ *              outstanding
  *   memcached  kp[n], kv[n]: the key "<base id>.n" is there, and its value
- *   values     bit sets; bit i = the write of request i is in it. acked = writes that a client was
- *              told of (after a crash of the home only those that had once reached memcached: saved)
- *   takeover   as memcached-session-manager does it: load the old key, delete it, answer, store the
- *              new key later. A node that has a copy uses it and does not look into memcached: that
- *              is the stale copy.
+ *   values     bit sets; bit i = the write of request i is in it. acked = writes that a client
+ *              was told of (after a crash of the home only those that had once reached
+ *              memcached: saved)
+ *   takeover   as memcached-session-manager does it: load the old key, delete it, answer, store
+ *              the new key later. A node that has a copy uses it and does not look into
+ *              memcached: that is the stale copy.
  *   probe      the module's HEAD; a node may work on it long after the sender has given up
  *   quiet      includes !pend[home]: what the flush of the protocol achieves
  *
@@ -24,29 +26,30 @@
  *   CRASH   the home's process dies
  *   RETURN  a former home is taken for restarted, so its copy for gone, though it is not
  *   EVICT   the table forgets the entry once
- *   ZOMBIE  an old home writes its key again (a request of an aborted client still runs there, or
- *           MSM refreshes the expiry time)
+ *   ZOMBIE  an old home writes its key again (a request of an aborted client still runs there,
+ *           or MSM refreshes the expiry time)
  *   GTO     a waiting request reaches the end of its time at the gate
- *   KEEP    a client goes on with the id that it has and learns no new one (a script with a fixed
- *           cookie; a straggler)
- *   EXCUSE  not a fault: leaves the known residue out of the check. B loads the old key, A stores
- *           it anew, B deletes it, A dies: what A stored last is gone, and nobody can tell. It takes
- *           a probe that nobody waits for any more and a home that dies right then.
+ *   KEEP    a client goes on with the id that it has and learns no new one (a script with a
+ *           fixed cookie; a straggler)
+ *   EXCUSE  not a fault: leaves the known residue out of the check. B loads the old key, A
+ *           stores it anew, B deletes it, A dies: what A stored last is gone, and nobody can
+ *           tell. It takes a probe that nobody waits for any more and a home that dies right
+ *           then.
  *
  * Rules, each -D; one that is left out is a rule that the module breaks
- *   R_WORD    state and requests in flight change in one atomic word (without: the mover reads the
- *             count, then shuts the gate)
+ *   R_WORD    state and requests in flight change in one atomic word (without: the mover reads
+ *             the count, then shuts the gate)
  *   R_SENT    a node is visited from the moment a probe may be sent to it, whatever comes of it
  *   R_TOKEN   a mover sends, commits and aborts only while its own token is valid
  *   R_SAMEID  proof = Set-Cookie with the target's route and the same base id
  *   R_FLIP    and the key that the probe carried is gone (a stale copy does not delete it)
  *   R_NEWEST  the probe carries the session's newest id (without: the one the client last sent)
- *   R_FENCE   a gate shut on a session that is not quiet (home dead) opens a new epoch; the answer
- *             to a request of an earlier epoch is not passed on as success
+ *   R_FENCE   a gate shut on a session that is not quiet (home dead) opens a new epoch; the
+ *             answer to a request of an earlier epoch is not passed on as success
  *   R_PROB    an entry made again for a session that already runs gets no voluntary move
  *   R_MARK    owner of an unknown session: the moved marker first, then keys (without: any key)
- *   R_MPRE    that marker names the old home before the probe is sent, and the new one before the
- *             gate opens (without: written once, after the commit)
+ *   R_MPRE    that marker names the old home before the probe is sent, and the new one before
+ *             the gate opens (without: written once, after the commit)
  *   R_ANYKEY  home dead and its key gone: any key of this base id names the id to probe with
  *   R_503     a request whose time at the gate ends gets 503; it never passes
  *   R_BOTH    both keys or none after a time-out: the old home stays (if it lives)
@@ -140,7 +143,7 @@ proctype Req(byte i) {
             ent = 1; state = STABLE; home = h; newest = h; infl = 1; visited = 0; epoch++;
             prob = 1; n = h; ep = epoch
         :: ent && state == STABLE && !suspect[home] -> infl++; n = home; ep = epoch
-        :: ent && state == STABLE && suspect[home] && mend -> out = 1   /* no target left: 503 */
+        :: ent && state == STABLE && suspect[home] && mend -> out = 1 /* no target: 503 */
 #ifdef GTO
         :: ent && state == MOVING ->
 #ifdef R_503
@@ -209,7 +212,7 @@ end:
     :: probe?t,id,k ->
         (!stopped[t]);
         if
-        :: atomic { has[t] -> answer!YES,k }                    /* its own, perhaps stale, copy */
+        :: atomic { has[t] -> answer!YES,k }                    /* its own, maybe stale, copy */
         :: atomic { !has[t] && kp[id] -> v = kv[id] };          /* loads */
            atomic {                                             /* takes over */
 #ifdef EXCUSE
