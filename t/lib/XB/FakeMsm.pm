@@ -28,8 +28,8 @@
 #   never-stores                   right cookie, leaves memcached as it is
 #   renames                        at a HEAD with its own id: another memcached node in the id
 #   code                           code=N is the status, all else as usual
-#   $n->heads         the module's HEADs, oldest first: { id, own (true: of this node: a flush),
-#                      moved => { m1 => the marker when it came }, ttl => { m1 => its life },
+#   $n->heads         the module's HEADs, oldest first: { id, own (true: with this node's route),
+#                      flush, moved => { m1 => the marker when it came }, ttl => { m1 => its life },
 #                      copy (true: it had one), uri, headers, time, answered => 1 once it is }
 #   $n->copies         ids of which it holds a copy;  $n->restart  forgets them
 #   XB::FakeMsm->value($id, %fields)       a session's value in memcached, see XB::Msm->header
@@ -50,10 +50,8 @@ sub route_of ($class, $id) { return $id =~ $ID ? $4 : undef }
 
 sub new ($class, $t, $name, %opt)
 {
-    chmod 0666, $t->write("$name.state", '');   # the node itself may run as another user
     return $class->SUPER::new($t, $name, node => (sort keys %{$opt{store}})[0],
-        max_inactive => 1800, prefix => '', %opt,
-        state => $t->path("$name.state"),
+        max_inactive => 1800, prefix => '', %opt, state => $t->mkdir("$name.state"),
         code => sub ($req, $conn) { $conn->server->_answer($req, $conn) });
 }
 
@@ -62,48 +60,84 @@ sub fleet ($class, $t, $store, @names)
     return map { $_ => $class->new($t, $_, store => $store) } @names;
 }
 
-# ---- what all its processes share: one file, a table of copies, misbehaviour and HEADs
+# ---- what all its processes share: a file for each copy, one for tricks, one for the HEADs
 
-sub _change ($self, $code)
+sub _json ($data) { return JSON::PP->new->latin1->canonical->encode($data) }
+
+sub _file ($self, $name) { return "$self->{state}/$name" }
+
+# Nobody reads half a file.
+sub _put ($self, $name, $data)
 {
-    open my $fh, '+>>', $self->{state} or die "$self->{state}: $!";
-    flock $fh, LOCK_EX;
-    seek $fh, 0, 0;
-    my $text = do { local $/; <$fh> };
-    my $state = $text ? JSON::PP::decode_json($text)
-                      : { copies => {}, tricks => {}, heads => [] };
-    my $result = $code->($state);
-    truncate $fh, 0;
-    syswrite $fh, JSON::PP->new->latin1->canonical->encode($state);
+    my $file = $self->_file($name);
+    open my $fh, '>', "$file.$$" or die "$file: $!";
+    print $fh _json($data);
     close $fh;
-    return $result;
+    rename "$file.$$", $file;
+    return $data;
 }
+
+sub _take ($self, $name)
+{
+    my $text = $self->{test}->slurp($self->_file($name));
+    return $text eq '' ? undef : JSON::PP::decode_json($text);
+}
+
+sub _drop ($self, $name) { return unlink $self->_file($name) }
+
+# Adds to a session's list; two requests at once wait for each other.
+sub _add ($self, $id, @writes)
+{
+    open my $lock, '>>', $self->_file('lock') or die "lock: $!";
+    flock $lock, LOCK_EX;
+    my $all = [ @{ $self->_take($id) // [] }, @writes ];
+    return @writes ? $self->_put($id, $all) : $all;
+}
+
+sub _has ($self, $id) { return -e $self->_file($id) }
 
 sub misbehave ($self, $how, %opt)
 {
     my $whose = defined $opt{for} ? $self->base($opt{for}) : '*';
-    $self->_change(sub ($s) { $s->{tricks}{$whose} = { %opt, how => $how } });
+    my $others = $self->_take('tricks') // {};
+    $self->_put('tricks', { %$others, $whose => { %opt, how => $how } });
     return;
 }
 
-sub behave ($self)
+sub behave ($self) { return $self->_drop('tricks') }
+
+sub heads ($self)
 {
-    $self->_change(sub ($s) { $s->{tricks} = {} });
+    my %answered;
+    my @lines = split /\n/, $self->{test}->slurp($self->_file('heads'));
+    my @heads = map { JSON::PP::decode_json($_) } @lines;
+    $answered{ $_->{done} } = 1 for grep { $_->{done} } @heads;
+    return map { { %$_, answered => $answered{ $_->{number} } } } grep { $_->{number} } @heads;
+}
+
+sub _note ($self, $data)
+{
+    open my $fh, '>>', $self->_file('heads') or die "heads: $!";
+    flock $fh, LOCK_EX;
+    syswrite $fh, _json($data) . "\n";
+    close $fh;
     return;
 }
 
-sub heads ($self) { return @{ $self->_change(sub ($s) { $s->{heads} }) } }
-sub copies ($self) { return sort keys %{ $self->_change(sub ($s) { $s->{copies} }) } }
+sub copies ($self)
+{
+    return sort grep { $_ =~ $ID } map { s{.*/}{}r } glob $self->_file('*');
+}
 
 sub clear ($self)
 {
-    $self->_change(sub ($s) { $s->{heads} = []; return });
+    $self->_drop('heads');
     return $self->SUPER::clear;
 }
 
 sub stop ($self)
 {
-    $self->_change(sub ($s) { $s->{copies} = {} });
+    $self->_drop($_) for $self->copies;
     return $self->SUPER::stop;
 }
 
@@ -155,12 +189,12 @@ sub _forget ($self, $id)
 # that is there already wins over memcached: that is what makes a stale copy one.
 sub _find ($self, $id)
 {
-    return ($id, undef) if $self->_change(sub ($s) { exists $s->{copies}{$id} });
+    return ($id, undef) if $self->_has($id);
     my ($base, $route) = ($self->base($id), $self->route_of($id));
     my $own = "$base.$self->{route}";
-    return ($own, undef) if $self->_change(sub ($s) { exists $s->{copies}{$own} });
+    return ($own, undef) if $self->_has($own);
     my $writes = $self->_load($id) // return;
-    $self->_change(sub ($s) { $s->{copies}{$own} = $writes });
+    $self->_put($own, $writes);
     return ($own, $id);
 }
 
@@ -189,7 +223,7 @@ sub _login ($self, $req, $conn)
     my ($node, $path) = map { $req->{query}{$_} ? $req->{query}{$_}[0] : undef } qw(node path);
     my $id = $self->session_id;
     $id =~ s/-\w+\./-$node./ if defined $node;
-    $self->_change(sub ($s) { $s->{copies}{$id} = [] });
+    $self->_put($id, []);
     $self->_store($id, []);
     $conn->respond(200, [ $self->_cookie($id, $path // $self->_path($req)) ], "$id\n");
     return 1;
@@ -203,17 +237,14 @@ sub _use ($self, $req, $conn, $id, $word)
     my @cookie = $own ne $id ? $self->_cookie($own, $self->_path($req)) : ();
     $conn->pause(($req->{query}{ms} ? $req->{query}{ms}[0] : 0) / 1000);
     if ($word eq 'logout') {
-        $self->_change(sub ($s) { delete $s->{copies}{$own} });
+        $self->_drop($own);
         $self->_forget($own);
         my $over = "JSESSIONID=; Path=@{[ $self->_path($req) ]}; Max-Age=0";
         $conn->respond(200, [ 'Set-Cookie' => $over ], "bye\n");
         return 1;
     }
     my $key = $req->{query}{k} ? $req->{query}{k}[0] : undef;
-    my $writes = $self->_change(sub ($s) {
-        push @{$s->{copies}{$own}}, $key if $word eq 'write';
-        return $s->{copies}{$own};
-    });
+    my $writes = $self->_add($own, $word eq 'write' ? $key : ());
     my $said = { id => $own, node => $self->{route}, writes => $writes };
     if ($word eq 'write' || $word eq 'read') {
         $conn->respond(200, \@cookie, JSON::PP->new->canonical->encode($said) . "\n");
@@ -229,32 +260,34 @@ sub _use ($self, $req, $conn, $id, $word)
 
 # ---- the module's HEADs
 
-sub _note ($self, $req, $id)
+sub _look ($self, $req, $id)
 {
-    # A flush comes with a route that no node has; the id is noted as if it came with this node's.
-    my $flushed = $id =~ s/\.xnat-balance$/.$self->{route}/;
-    my %head = (id => $id, own => $self->route_of($id) eq $self->{route} ? 1 : 0, flush => $flushed,
-                uri => $req->{uri}, headers => $req->{headers}, time => time,
-                copy => 0);
-    my $own = $self->base($id) . ".$self->{route}";
-    $head{copy} = 1 if grep { $_ eq $own } $self->copies;
-    my $key = 'xnat-balance:moved:' . $self->base($id);
+    my $base = $self->base($id);
+    my $key = "xnat-balance:moved:$base";
+    # A flush has a route that no node has; the id is noted as if it had come with this node's.
+    my $flush = $id =~ s/\.xnat-balance$/.$self->{route}/;
+    my %head = (id => $id, own => $self->route_of($id) eq $self->{route} ? 1 : 0, time => time,
+                flush => $flush, uri => $req->{uri}, headers => $req->{headers},
+                copy => $self->_has("$base.$self->{route}") ? 1 : 0,
+                number => "$$-" . ++$self->{seen});
     for my $node (sort keys %{$self->{store}}) {
         my $mc = $self->_memcached($node);
         $head{moved}{$node} = $mc->get($key);
         my ($ttl) = $mc->command("mg $key t") =~ /^HD t(-?\d+)/;
         $head{ttl}{$node} = $ttl;
     }
-    return $self->_change(sub ($s) { push @{$s->{heads}}, \%head; return $#{$s->{heads}} });
+    $self->_note(\%head);
+    return $head{number};
 }
 
 sub _head ($self, $req, $conn, $id)
 {
     my $base = $self->base($id);
-    my $trick = $self->_change(sub ($s) { $s->{tricks}{$base} // $s->{tricks}{'*'} });
+    my $tricks = $self->_take('tricks');
+    my $trick = $tricks->{$base} // $tricks->{'*'};
     my $how = $trick->{how} // '';
     my $wait = ($trick->{ms} // 0) / 1000;
-    my $number = $self->_note($req, $id);
+    my $number = $self->_look($req, $id);
     $conn->pause($wait) if $how =~ /^(?:slow|hang|drop|late)$/;
     if ($how =~ /^(?:hang|drop)$/ && !$wait) {
         $conn->until_closed if $how eq 'hang';
@@ -266,7 +299,7 @@ sub _head ($self, $req, $conn, $id)
     else {
         $self->_take_over($req, $conn, $id, $trick);
     }
-    $self->_change(sub ($s) { $s->{heads}[$number]{answered} = 1 if $s->{heads}[$number] });
+    $self->_note({ done => $number });
     return 1;
 }
 
@@ -281,21 +314,21 @@ sub _take_over ($self, $req, $conn, $id, $trick)
     if ($how eq 'renames' && $own eq $id) {
         my ($other) = grep { $_ ne $self->node_of($id) } sort keys %{$self->{store}};
         $own = $id =~ s/-\w+\./-$other./r;
-        $self->_change(sub ($s) { $s->{copies}{$own} = delete $s->{copies}{$id} });
+        rename $self->_file($id), $self->_file($own);
         $taken = $id;
     }
     $self->_forget($taken) if defined $taken && $how !~ /^(?:keeps|never-stores)$/;
     my %false = ('other-base' => $self->session_id,
                  'other-route' => $self->base($own) . '.elsewhere');
     if (my $name = $false{$how}) {
-        $self->_change(sub ($s) { $s->{copies}{$name} = delete $s->{copies}{$own} });
+        rename $self->_file($own), $self->_file($name);
         $own = $name;
     }
     my $path = $how eq 'other-path' ? '/elsewhere' : $self->_path($req);
     my @cookie = $own ne $was && $how ne 'no-cookie' ? $self->_cookie($own, $path) : ();
     $conn->respond($trick->{code} // 404, \@cookie, '') if $how ne 'late';
     $conn->{close} = 1 if $how eq 'late';
-    my $writes = $self->_change(sub ($s) { $s->{copies}{$own} });
+    my $writes = $self->_take($own);
     $self->_store($own, $writes) if $how !~ /^(?:forgets|never-stores)$/;
     return;
 }
