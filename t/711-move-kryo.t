@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# 200 users under load leave a draining node and lose nothing; sessions serialised by Kryo.
+# 200 users under load leave a draining node and lose nothing; serialised by Kryo.
 use v5.36;
 use XB::MoveRun;
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-# A whole site: memcacheds, real Tomcats behind httpd with lbmethod=xnat, and what it says of moves.
+# A whole site: memcacheds, real Tomcats behind httpd with lbmethod=xnat, what it says of moves.
 #
 #   my $s = XB::Site->new($t, tomcats => 3, memcacheds => 2, serializer => 'kryo',
 #                         conf => 'XnatBalanceMove Drain', module => 'build/x.so',
 #                         tomcat => {permits => 4});
 #   $s->httpd, $s->client (XB::Client), $s->msm (XB::Msm), $s->tomcat(1), ->tomcat('tomcat1')
-#   $s->only(1)                  # the other members take no requests; only() without: all do again
+#   $s->only(1)                  # the other members take no requests; only(): all do again
 #   $s->drain(1), $s->undrain(1)
 #   $s->status                   # the status page's JSON, decoded
 #   $s->member(1)                # its part of it

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-# Users of the test application, each with one cookie jar and several requests at once, who remember
-# what they wrote and notice every answer that is not theirs.
+# Users of the test application, each with one cookie jar and several requests at once, who
+# remember what they wrote and notice every answer that is not theirs.
 #
 #   my $u = XB::Users->new($site, names => ['u1', 'u2'], parallel => 6);
-#   $u->login_all                # ids of their sessions
+#   $u->login('u1', ...)         # ids of their sessions
 #   $u->click(at => [2 => sub {...}, ...],   # seconds: done once, between two answers
 #             until => sub { true: enough }, # asked some times a second
 #             most => 30,                    # seconds, whatever until says
 #             restless => ['u1'],            # who never pause
+#             does => {u1 => sub {'/path'}}, # instead of the usual clicks
 #             rounds => 2, pauses => [0.2, 0.5]);
 #   $u->id('u1')                 # its newest id
 #   $u->lost_writes              # those answered 200 that their sessions lack now ("u1 k")
 #   $u->unkept_writes            # all that were sent and are not there, whatever was answered
 #   $u->{requests}, ->{status} (hash: number of answers by status), ->{acked}
-#   $u->{wrong}                  # what must not be: other user, login lost, no answer ("u1: ...")
+#   $u->{wrong}                  # what must not be: other user, login lost, no answer
 #   $u->{anonymous}              # static files answered as to somebody not logged in
-#   $u->{times}                  # [seconds since click's begin, duration, status] of each
+#   $u->{times}                  # [seconds since click's begin, duration, name, path] of each
 package XB::Users;
 use v5.36;
 use JSON::PP ();
@@ -25,7 +26,8 @@ use XB::Client ();
 sub new ($class, $site, %opt)
 {
     return bless {site => $site, client => $site->client, parallel => 6, requests => 0,
-                  acked => 0, status => {}, wrong => [], anonymous => 0, times => [], sent => {}, kept => {},
+                  acked => 0, status => {}, wrong => [], anonymous => 0, times => [],
+                  sent => {}, kept => {},
                   serial => 0, %opt}, $class;
 }
 
@@ -33,17 +35,17 @@ sub names ($self) { return @{$self->{names}} }
 sub id ($self, $name) { return $self->{client}->session($name) // '' }
 sub base ($self, $name) { return $self->id($name) =~ s/\..*//sr }
 
-sub login_all ($self, %opt)
+sub login ($self, @names)
 {
     my @login = map { {
         path => '/login', method => 'POST', user => $_, body => "user=$_&password=pw-$_",
         headers => ['Content-Type' => 'application/x-www-form-urlencoded'],
-    } } $self->names;
+    } } @names;
     my @answers = $self->{client}->many(\@login, parallel => 8);
     my @bad = grep { $_->{status} >= 400 || $_->{status} == 0 } @answers;
     die "login: $bad[0]{status} $bad[0]{error}\n" if @bad;
-    $self->{base} = {map { ($_ => $self->base($_)) } $self->names};
-    return map { $self->id($_) } $self->names;
+    $self->{base}{$_} = $self->base($_) for @names;
+    return map { $self->id($_) } @names;
 }
 
 # ---- what they do
@@ -58,6 +60,9 @@ sub _key ($self, $name)
 # A page of XNAT: its data, what it changes, and what it is drawn with.
 sub _request ($self, $name)
 {
+    if (my $special = $self->{opt}{does}{$name}) {
+        return {path => $special->(), user => $name, discard => 1};
+    }
     my $ms = 20 + int rand 80;
     my @kinds = (
         sub { '/app/write?k=' . $self->_key($name) },
@@ -165,7 +170,8 @@ sub _judge ($self, $answer, $req)
     my $is_static = $req->{path} eq '/style.css';
     $self->{requests}++;
     $self->{status}{$status}++;
-    push @{$self->{times}}, [time - $self->{begin} - $answer->{time}, $answer->{time}, $status];
+    push @{$self->{times}},
+        [time - $self->{begin} - $answer->{time}, $answer->{time}, $name, $req->{path}];
     my $what = $answer->{error} || $status == 0 ? "no answer ($answer->{error})"
         : $status == 503 && $user eq 'nobody' ? undef
         : $status != 200 ? "status $status"
