@@ -22,6 +22,8 @@ my $HOME = 'tomcat1';           # whose user transfers
 my $STREAMS = 12;               # transfers at a time: three times what the node can work on
 my $TRANSFER = 1_000_000;       # bytes of each
 my $TELL = 0.5;
+my $PATIENCE = 15;              # s longer, should the drain not be over: a refused move is tried
+                                # again after 10 s
 
 sub new ($class, $site, %opt)
 {
@@ -57,7 +59,7 @@ sub now ($self) { return time - $self->{begin} }
 sub _next ($self)
 {
     my $now = $self->now;
-    return undef if $now >= $self->{at}{end};
+    return undef if $now >= $self->{at}{end} + (defined $self->{drained_after} ? 0 : $PATIENCE);
     $self->_clock($now);
     for my $u (grep { defined $_->{due} && $_->{due} <= $now } @{$self->{user}}) {
         $u->{due} = undef;

@@ -24,10 +24,11 @@ sub live ($class, $day)
     my $due = $is_tty || $now - $last_line >= $EVERY || $day->{phase} ne $last_phase;
     return if !$due;
     my $rate = ($day->{requests} - $last_requests) / ($now - $last_time || 1);
-    my $nodes = join '  ', map { sprintf '%s %2d/%-2d', $_->{route}, $_->{busy}, $_->{sessions} }
+    my $n = 0;
+    my $nodes = join ' ', map { sprintf '%d:%2d/%-2d', ++$n, $_->{busy}, $_->{sessions} }
         $day->members;
-    my $line = sprintf '%3d s  %-14s %2d users %4d req/s  moves %2d  in flight/sessions: %s',
-        $now, $day->{phase}, $day->logged_in, $rate, $day->moves, $nodes;
+    my $line = sprintf '%3d s  %-14s  %2d users  %3d req/s  %2d moves  %s', $now, $day->{phase},
+        $day->logged_in, $rate, $day->moves, $nodes;
     print $is_tty ? "$BACK$line" : "$line\n";
     ($last_line, $last_requests, $last_time, $last_phase) =
         ($now, $day->{requests}, $now, $day->{phase});
@@ -61,12 +62,13 @@ sub table ($class, $day)
 
 sub _sums ($class, $day)
 {
-    my ($moves, $gates) = @{$day->{status}}{qw(moves gates)};
+    my ($moves, $gates, $not) = @{$day->{status}}{qw(moves gates refusals_by_reason)};
     my @row = (
         [ requests => "$day->{requests}, of which $gates->{waits} waited while their session moved" ],
         [ moves => sprintf '%d (overload %d, drain %d), %.0f ms on average, %d ms at most',
                    $day->moves, $day->moves('overload'), $day->moves('drain'),
                    $moves->{duration_sum_ms} / ($day->moves || 1), $moves->{duration_max_ms} ],
+        [ 'not moved' => join ', ', map { "$_ $not->{$_}" } grep { $not->{$_} } sort keys %$not ],
         [ 'logins lost' => $day->{logins_lost} ],
         [ 'writes lost' => "$day->{writes_lost} of $day->{kept} answered 200" ],
         [ 'wrong answers' => "$day->{wrong} (another user's, or other bytes)" ],
@@ -76,7 +78,7 @@ sub _sums ($class, $day)
             ? sprintf('%s empty after %.1f s', $XB::Demo::Site::DRAINED, $day->{drained_after})
             : "$XB::Demo::Site::DRAINED not empty" ],
     );
-    return map { sprintf '%-15s %s', @$_ } @row;
+    return map { sprintf '%-15s %s', @$_ } grep { $_->[1] ne '' } @row;
 }
 
 sub _victims ($class, $day)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # The demo's site: 2 memcacheds, 3 real Tomcats of unequal size, httpd with lbmethod=xnat.
 #
-#   my $site = XB::Demo::Site->new;       # up and ready, or it dies and leaves nothing
+#   my $site = XB::Demo::Site->new;       # up and ready, or it dies and leaves nothing; from here
+#                                         # on signals die too ("ended by SIGINT\n")
 #   $site->nodes                          # { route weight permits url } each
 #   $site->client                         # an XB::Client
 #   $site->status                         # the status page's JSON, decoded
 #   $site->drain('tomcat2')               # through balancer-manager's form
+#   $site->notices                        # lines of the module in the error log, but for moves
 #   $site->addresses, XB::Demo::Site->settings   # lines for people
 #   $site->shut_down                      # gives the names of processes that stayed
 #   $site->detach                         # leaves it running; build/demo/site.json knows its pids
@@ -24,7 +26,7 @@ our $DRAINED = 'tomcat2';
 my @SIZE = ([ tomcat1 => 1 ], [ tomcat2 => 1 ], [ tomcat3 => 2 ]);
 my $PERMITS = 4;                # requests that a Tomcat of weight 1 works on at a time
 my $MBPS = 1;                   # MB/s that one of them moves
-my $RECORD = XB::Deps->root . '/build/demo/site.json';
+my $RECORD = ($ENV{XB_DEMO_DIR} // XB::Deps->root . '/build/demo') . '/site.json';
 
 # What differs from the defaults, so that hours pass in a minute: [directive, value, why].
 my @SCALED = (
@@ -41,6 +43,19 @@ sub new ($class)
 {
     my $t = XB::Test->new;
     my $self = bless { t => $t, node => [] }, $class;
+    # Kept as well, because libraries that catch what is thrown in them (HTTP::Tiny) lose it.
+    my $ended;
+    @SIG{qw(INT TERM HUP)} = (sub ($name, @) { die $ended = "ended by SIG$name\n" }) x 3;
+    my $is_up = eval { $self->_start; 1 };
+    return $self if $is_up && !$ended;
+    die $@ if !$ended;          # XB::Test shows the logs and cleans up
+    $self->shut_down;
+    die $ended;
+}
+
+sub _start ($self)
+{
+    my $t = $self->{t};
     my @memcached = map { $t->memcached } 1 .. 2;
     $self->{memcached} = join ',', map { "n$_:" . $memcached[ $_ - 1 ]->address } 1 .. 2;
     for (@SIZE) {
@@ -55,7 +70,7 @@ sub new ($class)
     $self->{httpd} = $t->httpd(children => 2, threads => 64, conf => $self->_conf);
     $self->{client} = $self->{httpd}->client(timeout => 60);
     $self->_warm_up;
-    return $self;
+    return;
 }
 
 # A JVM's first requests load classes; that is not what is measured here.
@@ -113,6 +128,13 @@ sub status ($self)
     return JSON::PP::decode_json($answer->{body});
 }
 
+# What the module said in httpd's error log, moves left out.
+sub notices ($self)
+{
+    return grep { /:(?:notice|warn|error)\].*XB\d{4}/ && !/XB0301/ }
+        split /^/, $self->{httpd}->error_log;
+}
+
 sub drain ($self, $route)
 {
     my ($node) = grep { $_->{route} eq $route } $self->nodes;
@@ -144,6 +166,7 @@ sub addresses ($self)
 # All are told at once: three JVMs take their time one after the other.
 sub shut_down ($self)
 {
+    local @SIG{qw(INT TERM HUP)} = ('IGNORE') x 3;
     $_->signal('TERM') for $self->{t}->processes;
     return $self->{t}->shut_down;
 }
