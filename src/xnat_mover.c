@@ -71,6 +71,7 @@ static bool hold_lease(void)
     mover.lease = is_lost(seen) && swap_lease(seen, next) ? next : 0;
     if (mover.lease) {
         __atomic_store_n((uint32_t *)&xnat_shm->movers_busy, 0, __ATOMIC_RELAXED);
+        xnat_log_server(APLOG_INFO, 0, mover.server, XB(0313), "the mover runs in this child");
         xnat_tick_begin();
     }
     return mover.lease != 0;
