@@ -127,7 +127,7 @@ for my $user (grep { $_ ne 'renamed-by-home-1' } sort keys %id) {
     is "$r->{status} $r->{node} @{$r->{json}{writes} // []}", "200 n1 $user",
         "$user goes on at its old home";
 }
-is $rig->receive($download), 200, 'the long download ended well';
+is $rig->receive($download)->{status}, 200, 'the long download ended well';
 $_->hang_up for $n1, $n2;
 $t->expect_log(qr/XB0114/);             # two members: no overload moves
 $t->allow_log(qr/AH01102|AH00898/);     # mod_proxy's words for a HEAD without answer

@@ -28,9 +28,10 @@
 #   never-stores                   right cookie, leaves memcached as it is
 #   renames                        at a HEAD with its own id: another memcached node in the id
 #   code                           code=N is the status, all else as usual
-#   $n->heads         the module's HEADs, oldest first: { id, own (true: with this node's route),
-#                      flush, moved => { m1 => the marker when it came }, ttl => { m1 => its life },
-#                      copy (true: it had one), uri, headers, time, answered => 1 once it is }
+#   $n->heads          the module's HEADs, oldest first: { id, own (true: with this node's
+#                      route), flush, moved => { m1 => the marker when it came }, ttl => { m1 =>
+#                      its life }, copy (true: it had one), uri, headers, time,
+#                      answered => 1 once it is }
 #   $n->copies         ids of which it holds a copy;  $n->restart  forgets them
 #   XB::FakeMsm->value($id, %fields)       a session's value in memcached, see XB::Msm->header
 #   XB::FakeMsm->base($id), ->node_of($id), ->route_of($id)

@@ -16,12 +16,17 @@
 #   $rig->drain('n1'), $rig->undrain('n1')
 #   $rig->ask('u1', '/write?k=1')                  XB::Client's answer, and json, node
 #   $rig->send('u1', '/path')                      sends a request, returns its socket at once
-#   $rig->receive($socket)                         status of the answer, once it is whole
+#   $rig->receive($socket)                         the answer once it is whole: { status, head,
+#                                                  body, node, json }
+#   $rig->probed('n2', $id)                        waits for a takeover probe for that session
+#   $rig->moved                                    how many moves there were
+#   $rig->idle(0.5)                                lets so many seconds pass
 #   $rig->overload('n1', $requests, $ms)           so many requests at a time keep it busy;
 #                                                  returns their sockets
 package XB::MoveRig;
 use v5.36;
 use JSON::PP ();
+use Time::HiRes qw(time);
 use XB::FakeMsm ();
 use XB::Relay ();
 use XB::Test;
@@ -87,12 +92,10 @@ sub refusals ($self)
     return map { $_ => $all->{$_} } grep { $all->{$_} } keys %$all;
 }
 
-# The one child that runs the mover's workers, and so has threads that no other has.
+# The last child that said so.
 sub mover_pid ($self)
 {
-    my %threads = map { $_ => scalar(() = glob "/proc/$_/task/*") } $self->{h}->children;
-    my @by_number = sort { $threads{$b} <=> $threads{$a} } keys %threads;
-    return $by_number[0];
+    return ($self->{h}->error_log =~ /\[pid (\d+)\b[^\n]* XB0313: /g)[-1];
 }
 
 # ---- members
@@ -156,8 +159,34 @@ sub send ($self, $user, $path)
 
 sub receive ($self, $socket)
 {
-    my $text = do { local $/; <$socket> };
-    return ($text // '') =~ m{^HTTP/1\.1 (\d+)} ? $1 : 0;
+    my $text = do { local $/; <$socket> } // '';
+    my ($head, $body) = split /\r\n\r\n/, $text, 2;
+    my %r = (head => $head // '', body => $body // '', status => 0);
+    ($r{status}) = $r{head} =~ m{^HTTP/1\.1 (\d+)} or return \%r;
+    $r{json} = $r{status} == 200 && $r{body} =~ /^\{/ ? JSON::PP::decode_json($r{body}) : {};
+    $r{node} = $r{json}{node} // '';
+    return \%r;
+}
+
+sub probed ($self, $name, $id)
+{
+    my $base = XB::FakeMsm->base($id);
+    wait_for { grep { !$_->{flush} && $_->{id} =~ /^$base/ } $self->node($name)->heads } 10,
+        "a probe at $name";
+    return;
+}
+
+sub moved ($self)
+{
+    my $by = $self->status->{moves_by_reason};
+    return $by->{overload} + $by->{drain} + $by->{failed};
+}
+
+sub idle ($self, $seconds)
+{
+    my $end = time + $seconds;
+    wait_for { time > $end } $seconds + 5, 'time to pass';
+    return;
 }
 
 sub overload ($self, $name, $requests, $ms)

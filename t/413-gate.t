@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+# The gate of a session that is being moved: its requests wait, then go to the new home with the
+# cookie that they came with; nobody else waits; waiting has its limits, and never ends at the old
+# home while the move may still come about.
+use v5.36;
+use Test::More;
+use Time::HiRes qw(time);
+use List::Util qw(max);
+use XB::Test;
+use XB::MoveRig;
+
+my $THREADS = 8;
+my $t = XB::Test->new;
+my $rig = XB::MoveRig->new($t, conf => <<"END", httpd => { children => 2, threads => $THREADS });
+XnatBalanceMemcachedTimeout 1s
+MaxRequestWorkers @{[ 2 * $THREADS ]}
+END
+my ($h, $c) = ($rig->httpd, $rig->client);
+my ($n1, $n2) = $rig->nodes;
+my $seen = sub ($node, $id) {
+    return scalar grep { $_->{method} eq 'GET' && ($_->{cookies}{JSESSIONID} // '') eq $id }
+        $node->requests;
+};
+
+# Requests of another session at n2, one after the other: how many went wrong, the longest time.
+my $others = sub ($n) {
+    my @r = map { $rig->ask('other', '/read') } 1 .. $n;
+    my $wrong = grep { "$_->{status} $_->{node}" ne '200 n2' } @r;
+    return ($wrong, max map { $_->{time} } @r);
+};
+
+$rig->only('n2');
+$rig->login('other', 'n2');
+
+# A session at n1 whose takeover is held up at n2.
+my $begin = sub ($user, $how, $ms) {
+    $rig->undrain('n1');
+    $rig->only('n1', 'n2');
+    my $id = $rig->login($user, 'n1');
+    $n2->misbehave($how, for => $id, ms => $ms);
+    $rig->drain('n1');
+    $rig->probed('n2', $id);
+    return $id;
+};
+
+subtest 'requests wait, and follow' => sub {
+    my $id = $begin->('u', 'slow', 1200);
+    my $served = $seen->($n1, $id);
+    my @waiting = map { $rig->send('u', "/write?k=$_") } 1 .. 3;
+    my $started = time;
+    my ($wrong, $longest) = $others->(10);
+    is $wrong, 0, 'requests of others are served meanwhile';
+    cmp_ok $longest, '<', 0.4, '... at once';
+    my @r = map { $rig->receive($_) } @waiting;
+    cmp_ok time - $started, '>', 0.5, 'those of the session have waited';
+    is_deeply [ map { "$_->{status} $_->{node}" } @r ], [ ('200 n2') x 3 ],
+        '... and then went to the new home';
+    is $seen->($n2, $id), 3, 'with the cookie that they came with';
+    is $seen->($n1, $id), $served, 'none went to the old home';
+    my $read = $rig->ask('u', '/read');
+    is_deeply [ sort @{$read->{json}{writes}} ], [ 1 .. 3 ], 'no write is lost';
+    my $status = $rig->status;
+    is $status->{gates}{waits}, 3, 'three waits are counted';
+    is $status->{gates}{waiting}, 0, 'nobody waits any more';
+    my %said;
+    $said{ $_->{decision} }++ for grep { $_->{uri} =~ /^.write/ } $h->access;
+    is_deeply \%said, { moved => 1, straggler => 2 }, 'the first one says that it moved';
+};
+
+subtest 'waiters take half of the threads at most' => sub {
+    my $id = $begin->('crowd', 'slow', 2000);
+    my @sockets = map { $rig->send('crowd', "/read?n=$_") } 1 .. 3 * $THREADS;
+    my ($wrong, $longest) = $others->(10);
+    is $wrong, 0, 'requests of others are served';
+    cmp_ok $longest, '<', 0.4, '... at once';
+    cmp_ok $rig->status->{gates}{waiting}, '<=', $THREADS, 'waiters: half of all threads';
+    my %answers;
+    for my $r (map { $rig->receive($_) } @sockets) {
+        my $how = $r->{status} == 503 ? $r->{head} =~ /^Retry-After: \d+\r?$/m ? 'retry' : '?'
+                : $r->{node};
+        push @{$answers{"$r->{status} $how"}}, $r;
+    }
+    is_deeply [ sort keys %answers ], [ '200 n2', '503 retry' ], 'either the new home or 503';
+    cmp_ok scalar @{$answers{'200 n2'} // []}, '<=', $THREADS, 'those that waited';
+    is $rig->status->{gates}{crowded}, @{$answers{'503 retry'} // []}, 'the others are counted';
+    my @again = map { $rig->ask('crowd', '/read') } @{$answers{'503 retry'}};
+    is_deeply [ grep { "$_->{status} $_->{node}" ne '200 n2' } @again ], [], 'their retries work';
+};
+
+# Nobody can open the gate: the child that holds the mover is stopped.
+subtest 'waiting ends' => sub {
+    $h->set_conf($rig->conf("XnatBalanceGateTimeout 1s\nXnatBalanceMemcachedTimeout 1s\n"
+        . 'MaxRequestWorkers ' . 2 * $THREADS));
+    $h->graceful;
+    my $id = $begin->('stuck', 'hang', 0);
+    my $served = $seen->($n1, $id);
+    my $mover = $rig->mover_pid;
+    kill STOP => $mover;
+    $c->close;                          # kept connections lead to it
+    my $started = time;
+    my $r = $rig->receive($rig->send('stuck', '/read'));
+    my $waited = time - $started;
+    is $r->{status}, 503, 'after the gate time-out the answer is 503';
+    like $r->{head}, qr/^Retry-After: \d+\r?$/m, '... with Retry-After';
+    cmp_ok $waited, '>', 0.9, '... not before';
+    cmp_ok $waited, '<', 1.5, '... not much later';
+    is $seen->($n1, $id), $served, 'the old home has not seen it';
+    my $status = $rig->status;
+    is $status->{gates}{timeouts}, 1, 'it is counted';
+    my $again;
+    ok eval { wait_for { $again = $rig->ask('stuck', '/read'); $again->{status} == 200 } 10, 'x' },
+        'a retry works, once another child has taken over';
+    is $again->{node}, 'n1', '... at the old home, since nothing was taken over';
+    kill CONT => $mover;
+    $n2->hang_up;
+    ok wait_for { $rig->status->{mover}{running} } 5, 'the mover runs';
+    is $rig->ask('stuck', '/read')->{node}, 'n1', 'and the old mover, back, changes nothing';
+    is $rig->status->{refusals_by_reason}{overtaken}, 1, 'the move is said to be overtaken';
+};
+
+subtest 'bounds of the time-out' => sub {
+    for my $bad ('199ms', '6min', '0', '5x', '-1s') {
+        my ($rc, $out) = $h->configtest("XnatBalanceGateTimeout $bad");
+        isnt $rc, 0, "$bad is refused";
+        like $out, qr/XnatBalanceGateTimeout wants .* 200ms to 5min/, '... with what is wanted';
+    }
+    for my $good ('200ms', '5min') {
+        is +($h->configtest("XnatBalanceGateTimeout $good"))[0], 0, "$good is fine";
+    }
+};
+$t->allow_log(qr/AH01102|AH00898/);     # mod_proxy's words for a HEAD without answer
+$t->finish;
