@@ -87,7 +87,7 @@ static proxy_worker *fail_over(xnat_request_t *xr, const xnat_fleet_t *fleet)
         }
     }
     int at = xnat_fleet_position(fleet, view.w.home);
-    if (view.w.home != xr->ref.home && at >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[at])) {
+    if (view.w.home != xr->home && at >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[at])) {
         return fleet->worker[at]; /* another request was quicker */
     }
     proxy_worker *w = elect(xr->xb->balancer, xr->r, fleet, barred);
@@ -144,7 +144,7 @@ static proxy_worker *elect_unknown(xnat_request_t *xr, const xnat_fleet_t *fleet
     }
     xb_table_visit(xnat_table, xr->ref.slot, fleet->member[at], xnat_now_us());
     int home = xnat_fleet_position(fleet, xr->ref.home);
-    xr->ref.home = (uint16_t)fleet->member[at]; /* where it was when the request came */
+    xr->home = fleet->member[at];
     return home >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[home]) ? fleet->worker[home] : w;
 }
 
@@ -192,9 +192,8 @@ void xnat_elect_settle(xnat_request_t *xr, unsigned member)
         return;
     }
     if (home == member) {
-        if (xr->decision == XB_STAYED && xr->ref.home != member) {
-            xnat_request_say(xr, XB_FAILOVER, "home-unusable",
-                             xnat_shm->route[xr->ref.home].route,
+        if (xr->decision == XB_STAYED && xr->home != member) {
+            xnat_request_say(xr, XB_FAILOVER, "home-unusable", xnat_shm->route[xr->home].route,
                              xnat_shm->route[member].route);
             xnat_count(&xnat_members->member[member].failed_over);
         }
@@ -205,7 +204,12 @@ void xnat_elect_settle(xnat_request_t *xr, unsigned member)
         !strcmp(xnat_shm->route[home].route, xnat_shm->route[member].route)) {
         return;
     }
-    xb_table_rehome(xnat_table, xr->ref.slot, home, member, xnat_now_us());
+    if (member == xr->home) {
+        /* It was on its way when another request failed over: that one's choice holds. */
+        xb_table_visit(xnat_table, xr->ref.slot, member, xnat_now_us());
+        return;
+    }
+    xb_table_rehome(xnat_table, xr->ref.slot, xr->home, member, xnat_now_us());
     xb_table_visit(xnat_table, xr->ref.slot, member, xnat_now_us());
     xnat_request_say(xr, XB_FAILOVER, "home-unusable",
                      home < XB_MEMBERS_MAX ? xnat_shm->route[home].route : NULL,

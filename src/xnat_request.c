@@ -194,6 +194,7 @@ static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balanc
         }
         home = xr->known ? xr->ref.home : home;
     }
+    xr->home = home;
     if (home >= XB_MEMBERS_MAX ||
         xnat_request_names_route(&xr->id, xnat_shm->route[home].route)) {
         xr->plan = XB_MEMBER_NONE;
@@ -253,6 +254,7 @@ void xnat_request_remember(xnat_request_t *xr, unsigned member)
                  : XB_INSERT_EXISTS;
     }
     xr->known = xr->entered = rc == XB_INSERT_NEW; /* so that a retry keeps to its home */
+    xr->home = member;
 }
 
 int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *conf, char *url,

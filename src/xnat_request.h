@@ -25,6 +25,7 @@ typedef struct {
     bool learned;      /* the answer's head has been seen */
     bool made_session; /* the answer opened a new session */
     unsigned attempts;
+    unsigned home;   /* its session's, when this attempt was decided; only while `known` */
     unsigned plan;   /* member that finder must choose; XB_MEMBER_NONE: elect */
     unsigned member; /* member that it was sent to last; XB_MEMBER_NONE: none yet */
     double credit;   /* bytes promised to `member` by the election */
