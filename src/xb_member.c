@@ -9,7 +9,7 @@
 #include <string.h>
 
 _Static_assert(sizeof(xb_figures_t) == 40, "shared layout");
-_Static_assert(sizeof(xb_member_t) == 168, "shared layout");
+_Static_assert(sizeof(xb_member_t) == 176, "shared layout");
 _Static_assert(offsetof(xb_members_t, busy) % _Alignof(xb_member_t) == 0, "shared layout");
 _Static_assert(XB_MEMBERS_MAX < XB_MEMBER_NONE, "the index for nobody is not a member's");
 

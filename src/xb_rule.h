@@ -13,6 +13,7 @@ enum {
     XB_RULE_FENCE = 32, /* answers of a home that was given up are not relayed */
     XB_RULE_MARK = 64,  /* unknown sessions: the moved marker says where they live */
     XB_RULE_ANYKEY = 128, /* home and key gone: any key of the session will do */
+    XB_RULE_GENERATION = 256, /* one HEAD first where a home has restarted */
     XB_RULE_QUIET = 16   /* only sessions without requests in flight */
 };
 

@@ -136,7 +136,7 @@ bool xb_table_view(const xb_table_t *t, uint32_t slot, xb_view_t *out)
 {
     xb_entry_t *e = xb_table_entry(t, slot);
     if (!atomic_load_explicit(&xb_table_tags(t)[slot], memory_order_relaxed))
-        return false; /* walks touch no entry that is free */
+        return false;                  /* walks touch no entry that is free */
     out->word = atomic_load(&e->word); /* first: what changes later is caught by gate() */
     out->w = xb_word_unpack(out->word);
     if (out->w.state == XB_FREE)

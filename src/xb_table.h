@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "xb_id.h"
+#include "xb_member.h"
 #include "xb_word.h"
 
 typedef struct xb_table xb_table_t; /* lies in shared memory, holds no pointers */
@@ -47,6 +48,7 @@ typedef struct {
 typedef enum {
     XB_ENTER_IN,       /* counted; ref is filled; must leave */
     XB_ENTER_UNKNOWN,  /* no such session */
+    XB_ENTER_REBORN,   /* its home has restarted since: not let in before one HEAD went there */
     XB_ENTER_GATE,     /* being moved: wait and call again; ref->home = where it was */
     XB_ENTER_UNCOUNTED /* no claim left or too many in flight: let it pass; voluntary moves of
                           this session are barred for ten minutes; slot, home and epoch of ref
@@ -79,6 +81,11 @@ int32_t xb_table_child_pid(const xb_table_t *t, unsigned child);
 /* Request path. tag: keyed hash of balancer and base id, != 0. */
 xb_enter_t xb_table_enter(xb_table_t *t, unsigned child, uint64_t tag, int64_t now_us,
                           xb_ref_t *ref);
+
+/* The same, but a session whose home has restarted since its last request is not let in (rule
+ * 11): ref->slot and ref->home are filled. */
+xb_enter_t xb_table_enter_at(xb_table_t *t, unsigned child, uint64_t tag, int64_t now_us,
+                             const xb_members_t *members, xb_ref_t *ref);
 
 /* Ends a request. bar_until_us: no voluntary move before (0: none; used when the answer was not
  * complete). bytes: what it moved, for the session's own decayed traffic (half_life_s). */

@@ -193,14 +193,24 @@ static xb_enter_t pass_uncounted(xb_table_t *t, unsigned child, uint32_t slot, u
     return w.state == XB_STABLE ? XB_ENTER_UNCOUNTED : XB_ENTER_GATE;
 }
 
+/* The session's last sign of life is older than its home's. */
+static bool is_reborn(const xb_entry_t *e, const xb_members_t *members, unsigned home)
+{
+    return home < XB_MEMBERS_MAX &&
+           atomic_load_explicit(&members->member[home].reborn_us, memory_order_relaxed) >
+               atomic_load_explicit(&e->last_us, memory_order_relaxed);
+}
+
 /* Counts the request in the word; *w is the word it read. */
-static xb_enter_t count_in(xb_entry_t *e, xb_word_t *w)
+static xb_enter_t count_in(xb_entry_t *e, const xb_members_t *members, xb_word_t *w)
 {
     xb_word_t next;
     do {
         next = *w = xb_entry_word(e);
         if (w->state != XB_STABLE)
             return w->state == XB_FREE ? XB_ENTER_UNKNOWN : XB_ENTER_GATE;
+        if (members && is_reborn(e, members, w->home))
+            return XB_ENTER_REBORN;
         if (w->inflight == XB_INFLIGHT_MAX)
             return XB_ENTER_UNCOUNTED;
         next.inflight++;
@@ -227,15 +237,22 @@ static bool count_out(xb_entry_t *e, _Atomic uint64_t *own, uint32_t slot, unsig
 xb_enter_t xb_table_enter(xb_table_t *t, unsigned child, uint64_t tag, int64_t now_us,
                           xb_ref_t *ref)
 {
+    return xb_table_enter_at(t, child, tag, now_us, NULL, ref);
+}
+
+xb_enter_t xb_table_enter_at(xb_table_t *t, unsigned child, uint64_t tag, int64_t now_us,
+                             const xb_members_t *members, xb_ref_t *ref)
+{
     for (uint32_t slot, claim; (slot = xb_table_find(t, tag)) != XB_SLOT_NONE;) {
         xb_entry_t *e = xb_table_entry(t, slot);
         xb_word_t w;
         if (!xb_claim_take(t, child, slot, &claim))
             return pass_uncounted(t, child, slot, tag, now_us, ref);
         _Atomic uint64_t *own = &xb_table_row(t, child)->claim[claim];
-        xb_enter_t in = count_in(e, &w);
+        xb_enter_t in = count_in(e, members, &w);
         if (in != XB_ENTER_IN) {
             atomic_store(own, 0);
+            ref->slot = slot;
             ref->home = (uint16_t)w.home;
             return in == XB_ENTER_UNCOUNTED ? pass_uncounted(t, child, slot, tag, now_us, ref)
                                             : in;

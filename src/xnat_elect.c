@@ -80,12 +80,7 @@ static proxy_worker *fail_over(xnat_request_t *xr, const xnat_fleet_t *fleet)
     if (!xb_table_view(xnat_table, xr->ref.slot, &view)) {
         return elect(xr->xb->balancer, xr->r, fleet, NULL);
     }
-    for (unsigned v = 0; v < view.visited_count; v++) {
-        int i = xnat_fleet_position(fleet, view.visited[v].member);
-        if (i >= 0) {
-            barred[i] = true;
-        }
-    }
+    xnat_fleet_visited(fleet, &view, xnat_now_us(), barred);
     int at = xnat_fleet_position(fleet, view.w.home);
     if (view.w.home != xr->home && at >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[at])) {
         return fleet->worker[at]; /* another request was quicker */

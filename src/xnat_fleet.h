@@ -37,4 +37,10 @@ void xnat_fleet_snapshot(xnat_balancer_t *xb, bool locked, int64_t now_us, xnat_
  * same node may be a member of two balancers). */
 int xnat_fleet_position(const xnat_fleet_t *f, unsigned member);
 
+/* Where a session may still have a copy, by position: nodes that it has been at, unless the
+ * copy must have died of age or with its node (a hint: the proof of a takeover is in the
+ * store). */
+void xnat_fleet_visited(const xnat_fleet_t *f, const xb_view_t *v, int64_t now_us,
+                        bool *visited);
+
 #endif

@@ -40,6 +40,44 @@ static int refuse(xnat_request_t *xr, const char *reason, _Atomic uint64_t *coun
     return HTTP_SERVICE_UNAVAILABLE;
 }
 
+/* Is there a mover that would see to a gate shut by a request? */
+static bool is_tended(const xnat_balancer_t *xb)
+{
+    int64_t age_ms = xnat_mover_heartbeat_age_ms();
+    return xb->conf.nodes && xb->conf.move != XNAT_MOVE_OFF &&
+           xb->conf.move != XNAT_MOVE_DRYRUN && age_ms >= 0 && age_ms < MOVER_LOST_MS;
+}
+
+/* One of the session's requests gets through here; the others find the gate shut. The target
+ * tells the mover why: none = find its home or another, the home itself = ask that first. */
+static void shut(uint32_t slot, unsigned home, unsigned target, bool fence)
+{
+    xb_view_t view;
+    unsigned token;
+    while (xb_table_view(xnat_table, slot, &view) && view.w.state == XB_STABLE &&
+           view.w.home == home) {
+        if (xb_table_gate(xnat_table, slot, view.word, target, fence, xnat_now_us(), &token)) {
+            xnat_shm_want(slot);
+            return;
+        }
+    }
+}
+
+/* Enters; a session whose home has restarted gets its gate shut, for one HEAD to bring it back
+ * there before its requests race for it (rule 11). */
+static xb_enter_t try_enter(xnat_request_t *xr, int64_t now)
+{
+    const xb_members_t *members =
+        XB_RULE(GENERATION) && is_tended(xr->xb) ? xnat_members : NULL;
+    xb_enter_t rc =
+        xb_table_enter_at(xnat_table, (unsigned)xnat_child, xr->tag, now, members, &xr->ref);
+    if (rc == XB_ENTER_REBORN) {
+        shut(xr->ref.slot, xr->ref.home, xr->ref.home, false);
+        rc = XB_ENTER_GATE;
+    }
+    return rc;
+}
+
 /* Waits until the session's move has ended, by looking: the mover may live in another process,
  * and a move takes milliseconds. */
 static xb_enter_t wait_at(xnat_request_t *xr)
@@ -53,7 +91,7 @@ static xb_enter_t wait_at(xnat_request_t *xr)
         apr_sleep(nap);
         nap = nap < 5000 ? nap * 2 : nap;
         now = xnat_now_us();
-        rc = xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, now, &xr->ref);
+        rc = try_enter(xr, now);
     }
     __atomic_fetch_sub((uint32_t *)&xnat_shm->waiting, 1, __ATOMIC_RELAXED);
     return rc;
@@ -65,8 +103,7 @@ int xnat_gate_enter(xnat_request_t *xr)
     if (!xr->id.whole.n || xr->entered || xnat_child < 0) {
         return OK;
     }
-    xb_enter_t rc =
-        xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, xnat_now_us(), &xr->ref);
+    xb_enter_t rc = try_enter(xr, xnat_now_us());
     if (rc == XB_ENTER_GATE && !XB_RULE(GATE)) {
         return OK; /* control build: follows its id as if nothing moved */
     }
@@ -90,14 +127,6 @@ int xnat_gate_enter(xnat_request_t *xr)
 
 /* ---- a lost home */
 
-/* Is there a mover that would see to a gate shut by a request? */
-static bool is_tended(const xnat_balancer_t *xb)
-{
-    int64_t age_ms = xnat_mover_heartbeat_age_ms();
-    return xb->conf.nodes && xb->conf.move != XNAT_MOVE_OFF &&
-           xb->conf.move != XNAT_MOVE_DRYRUN && age_ms >= 0 && age_ms < MOVER_LOST_MS;
-}
-
 bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
 {
     const proxy_worker *w = xnat_fleet_worker(home);
@@ -105,27 +134,12 @@ bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
            !xr->xb->balancer->s->sticky_force && is_tended(xr->xb);
 }
 
-/* One of the session's requests gets through here; the others find the gate shut. */
-static void shut(uint32_t slot, unsigned home, bool fence)
-{
-    xb_view_t view;
-    unsigned token;
-    while (xb_table_view(xnat_table, slot, &view) && view.w.state == XB_STABLE &&
-           view.w.home == home) {
-        if (xb_table_gate(xnat_table, slot, view.word, XB_MEMBER_NONE, fence, xnat_now_us(),
-                          &token)) {
-            xnat_shm_want(slot);
-            return;
-        }
-    }
-}
-
 static int hand_over(xnat_request_t *xr, unsigned home, bool fence)
 {
     uint32_t slot = xr->ref.slot;
     xb_table_leave(xnat_table, &xr->ref, xnat_now_us(), 0, 0, xr->xb->decay.half_life_s);
     xr->entered = false;
-    shut(slot, home, fence);
+    shut(slot, home, XB_MEMBER_NONE, fence);
     return xnat_gate_enter(xr);
 }
 

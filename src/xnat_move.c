@@ -152,6 +152,12 @@ static xb_refusal_t prepare(xnat_steps_t *m)
 
 /* ---- ends */
 
+/* The others only find out, or bring back, what is at home where it is. */
+static bool is_a_move(const xnat_job_t *job)
+{
+    return job->kind != XNAT_JOB_LOOKUP && job->kind != XNAT_JOB_REVIVE;
+}
+
 static void account(const xnat_steps_t *m)
 {
     xb_member_t *from = &xnat_members->member[m->from];
@@ -179,7 +185,7 @@ static xb_refusal_t commit(xnat_steps_t *m)
                          xnat_now_us(), 0)) {
         return XB_NO_TOKEN;
     }
-    if (m->job->kind != XNAT_JOB_LOOKUP) {
+    if (is_a_move(m->job)) {
         account(m);
     }
     return XB_REFUSALS;
@@ -247,6 +253,9 @@ static xb_refusal_t carry_out(xnat_steps_t *m)
     if (m->job->kind == XNAT_JOB_LOOKUP) {
         return xnat_rescue_look_up(m);
     }
+    if (m->job->kind == XNAT_JOB_REVIVE) {
+        return xnat_rescue_revive(m);
+    }
     if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {
         return XB_NO_PATH;
     }
@@ -303,7 +312,7 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
     if (outcome != XB_REFUSALS) {
         xb_table_abort(xnat_table, job->slot, m.token, xnat_now_us() + back_off(job, outcome));
     }
-    if (job->kind != XNAT_JOB_LOOKUP) {
+    if (is_a_move(job)) {
         if (outcome != XB_REFUSALS) {
             xnat_move_refused(job, outcome);
         }

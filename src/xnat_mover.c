@@ -4,11 +4,13 @@
 
 #include <signal.h>
 
+#include "apr_atomic.h"
 #include "apr_thread_cond.h"
 #include "apr_thread_mutex.h"
 
 #include "mod_xnat_balance.h"
 #include "xnat_log.h"
+#include "xnat_sentinel.h"
 #include "xnat_tick.h"
 
 #define TICK_US 50000
@@ -27,11 +29,12 @@ static struct {
     server_rec *server;
     apr_thread_mutex_t *lock;
     apr_thread_cond_t *work, *nap;
-    apr_thread_t *thread, *worker[WORKERS];
+    apr_thread_t *thread, *worker[WORKERS], *sentinel;
     xnat_job_t queue[QUEUE];
     unsigned first, count;
     bool stopping;
-    uint64_t lease; /* as we last wrote it; 0: not ours */
+    apr_uint32_t unwatch; /* ends the sentinel */
+    uint64_t lease;       /* as we last wrote it; 0: not ours */
 } mover;
 
 /* ---- lease */
@@ -153,8 +156,20 @@ static apr_status_t start(apr_thread_t **out, apr_thread_start_t fn)
     return rv;
 }
 
+static void *APR_THREAD_FUNC watch(apr_thread_t *thread, void *data)
+{
+    (void)thread;
+    (void)data;
+    xnat_sentinel_run(mover.server, &mover.unwatch);
+    return NULL;
+}
+
 static void start_workers(void)
 {
+    if (!mover.sentinel && start(&mover.sentinel, watch) != APR_SUCCESS) {
+        mover.sentinel = NULL;
+    }
+
     for (int i = 0; i < WORKERS && !mover.worker[i]; i++) {
         if (start(&mover.worker[i], work) != APR_SUCCESS) {
             mover.worker[i] = NULL;
@@ -202,6 +217,7 @@ void xnat_mover_stop(void)
     if (mover.lock) {
         apr_thread_mutex_lock(mover.lock);
         mover.stopping = true;
+        apr_atomic_set32(&mover.unwatch, 1);
         mover.count = 0;
         apr_thread_cond_broadcast(mover.work);
         apr_thread_cond_broadcast(mover.nap);
@@ -217,6 +233,9 @@ static apr_status_t join(void *unused)
     xnat_probe_stop(); /* a worker in a HEAD comes back at once */
     if (mover.thread) {
         apr_thread_join(&rv, mover.thread);
+    }
+    if (mover.sentinel) {
+        apr_thread_join(&rv, mover.sentinel);
     }
     for (int i = 0; i < WORKERS; i++) {
         if (mover.worker[i]) {

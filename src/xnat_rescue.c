@@ -128,29 +128,18 @@ static void try_flush(xnat_steps_t *m)
     }
 }
 
-static void visited_of(const xnat_steps_t *m, const xnat_fleet_t *f, bool *visited)
-{
-    xb_view_t v;
-    memset(visited, 0, sizeof(bool) * XNAT_FLEET_MAX);
-    if (!xb_table_view(xnat_table, m->job->slot, &v)) {
-        return;
-    }
-    for (unsigned i = 0; i < v.visited_count && XB_RULE(VISITED); i++) {
-        int at = xnat_fleet_position(f, v.visited[i].member);
-        if (at >= 0) {
-            visited[at] = true;
-        }
-    }
-}
-
 /* Chooses m->to among the nodes that the session has not been at. False: there is none. */
 static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
 {
     bool visited[XNAT_FLEET_MAX];
     unsigned free_left;
+    xb_view_t v;
     xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), f);
     int home = xnat_fleet_position(f, m->from);
-    visited_of(m, f, visited);
+    if (!xb_table_view(xnat_table, m->job->slot, &v)) {
+        return false;
+    }
+    xnat_fleet_visited(f, &v, xnat_now_us(), visited);
     int to =
         xb_policy_target(f->load, f->n, home >= 0 ? (unsigned)home : f->n, visited, &free_left);
     if (to >= 0) {
@@ -226,4 +215,26 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
         }
     }
     return why;
+}
+
+/* ---- restarted homes */
+
+/* Any complete answer will do: the session is loaded now, or never. Without one the gate opens
+ * all the same; if the home is gone again, the next request asks for a rescue. The commit to
+ * where it is opens a new epoch: what the former life of the node still answers is not
+ * believed. */
+xb_refusal_t xnat_rescue_revive(xnat_steps_t *m)
+{
+    xnat_probe_answer_t answer;
+    m->fresh = m->old;
+    if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {
+        return XB_REFUSALS;
+    }
+    xnat_probe_rc_t rc =
+        xnat_steps_head(m, m->to_worker, m->old_text,
+                        xnat_steps_left(m, m->xb->conf.gate_timeout / 2), &answer);
+    if (rc == XNAT_PROBE_ANSWERED) {
+        xnat_count(&xnat_shm->revived);
+    }
+    return XB_REFUSALS;
 }

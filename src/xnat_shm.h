@@ -91,7 +91,8 @@ typedef struct {
     _Atomic uint64_t repaired;    /* sessions counted again after a child died */
     _Atomic uint64_t move_us_sum, move_us_max;
     _Atomic uint64_t recent_next;
-    _Atomic uint64_t rescued, lost; /* of dead nodes: taken over; nowhere in the store */
+    _Atomic uint64_t revived; /* brought back at a restarted home */
+    _Atomic uint64_t lost;    /* sessions of dead nodes that were nowhere in the store */
     _Atomic uint64_t looked_up, not_looked_up; /* unknown sessions */
     xb_bucket_t lookups;                       /* rate of those */
     _Atomic int64_t forgot_us; /* when the table last forgot a session that had moved */

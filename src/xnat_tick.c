@@ -25,9 +25,6 @@
 #define DRAIN_ACTIVE_US (600 * SECOND_US)
 /* A node drains for so long before sessions that are never quiet are made to wait. */
 #define NEVER_QUIET_US (3 * SECOND_US)
-/* Longest life of a copy whose session's own limit is not known. */
-#define UNKNOWN_LIFE_US (86400 * SECOND_US)
-#define STALE_MARGIN_US (60 * SECOND_US)
 #define ABANDONED_GATE_US (60 * SECOND_US)
 
 /* One balancer that wants something moved in this tick. */
@@ -167,19 +164,6 @@ static void plan_balancer(xnat_balancer_t *xb, void *ctx)
     plan_count += p->draining || p->overloaded;
 }
 
-/* Where the session may still have a copy. */
-static void visited_of(const plan_t *p, const xb_view_t *v, int64_t now, bool *visited)
-{
-    memset(visited, 0, sizeof(bool) * XNAT_FLEET_MAX);
-    int64_t life = v->max_inactive_s ? v->max_inactive_s * SECOND_US : UNKNOWN_LIFE_US;
-    for (unsigned i = 0; i < v->visited_count && XB_RULE(VISITED); i++) {
-        int at = xnat_fleet_position(&p->fleet, v->visited[i].member);
-        if (at >= 0 && now - v->visited[i].touched_us < life + STALE_MARGIN_US) {
-            visited[at] = true;
-        }
-    }
-}
-
 static bool is_full_record(const xb_view_t *v)
 {
     unsigned unsure = XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN | XB_SESSION_CROWDED;
@@ -258,7 +242,7 @@ static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigne
     if ((!quiet && !never_quiet) || now - v->last_us > DRAIN_ACTIVE_US) {
         return;
     }
-    visited_of(p, v, now, visited);
+    xnat_fleet_visited(&p->fleet, v, now, visited);
     int to = xb_policy_target(p->fleet.load, p->fleet.n, at, visited, &free_left);
     xnat_job_t job = job_of(p, slot, v, at, to);
     job.reason = XB_MOVE_DRAIN;
@@ -289,7 +273,7 @@ static void consider_overload(plan_t *p, uint32_t slot, const xb_view_t *v, int6
         is_resting(p, v, now)) {
         return;
     }
-    visited_of(p, v, now, visited);
+    xnat_fleet_visited(&p->fleet, v, now, visited);
     int to = xb_policy_target(p->fleet.load, p->fleet.n, p->from, visited, &free_left);
     xnat_job_t job = job_of(p, slot, v, p->from, to);
     job.reason = XB_MOVE_OVERLOAD;
@@ -407,10 +391,12 @@ static void see_to(uint32_t slot, const xb_view_t *v)
         reopen(slot);
         return;
     }
-    bool asked = v->target == XB_MEMBER_NONE;
-    xnat_job_t job = {.kind = !asked                         ? XNAT_JOB_ADOPT
-                              : PROXY_WORKER_IS_USABLE(home) ? XNAT_JOB_LOOKUP
-                                                             : XNAT_JOB_RESCUE,
+    bool revive = v->target == v->w.home, asked = revive || v->target == XB_MEMBER_NONE;
+    bool usable = PROXY_WORKER_IS_USABLE(home);
+    xnat_job_t job = {.kind = !asked    ? XNAT_JOB_ADOPT
+                              : !usable ? XNAT_JOB_RESCUE
+                              : revive  ? XNAT_JOB_REVIVE
+                                        : XNAT_JOB_LOOKUP,
                       .xb = xb,
                       .slot = slot,
                       .tag = v->tag,
