@@ -47,7 +47,13 @@ ProxyPass "/" "balancer://app/"
 END
 my $c = $h->client;
 
-sub figures { return decode_json($h->client->get('/status?format=json')->{body}) }
+# Asked again if the child that was to answer is killed.
+sub figures
+{
+    my $r = wait_for { my $r = $h->client->get('/status?format=json'); $r->{status} && $r } 5,
+        'an answer';
+    return decode_json($r->{body});
+}
 
 # Members by route, over all balancers: the routes differ.
 sub members { return map { $_->{route} => $_ } map { @{$_->{members}} } @{figures()->{balancers}} }

@@ -104,7 +104,7 @@ sub _head ($self)
     }
     for (map { split /;\s*/ } $self->_get(\%req, 'cookie')) {
         my ($name, $value) = split /=/, $_, 2;
-        $req{cookies}{$name} //= $value;
+        $req{cookies}{$name // ''} //= $value;
     }
     return \%req;
 }

@@ -94,7 +94,7 @@ sub records ($self)
 {
     open my $fh, '<', $self->{journal} or return;
     flock $fh, LOCK_SH;
-    return map { JSON::PP::decode_json($_) } <$fh>;
+    return map { JSON::PP->new->latin1->decode($_) } <$fh>;    # any bytes
 }
 
 sub clear ($self)
