@@ -89,6 +89,8 @@ typedef struct {
     uint64_t forgotten; /* though alive: the table was full */
     uint64_t not_remembered;
     uint64_t repaired; /* counted again after a child died */
+    uint64_t lost;     /* their node gone, and not in memcached */
+    uint64_t looked_up, not_looked_up; /* unknown ones */
 
     uint64_t request[XB_DECISIONS];
     uint64_t uncounted; /* no room for another request in flight */

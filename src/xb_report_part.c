@@ -26,6 +26,12 @@ static const xb_field_t sessions[] = {
      "Sessions not taken into the table because nothing could be forgotten."},
     {XB_FIELD_COUNTER, R(repaired), "repaired", "sessions_repaired",
      "Sessions whose requests were counted again after a child died."},
+    {XB_FIELD_COUNTER, R(lost), "lost", "sessions_lost",
+     "Sessions of nodes that failed which were not in memcached."},
+    {XB_FIELD_COUNTER, R(looked_up), "looked_up", "sessions_looked_up",
+     "Sessions not in the table whose home was looked up in memcached."},
+    {XB_FIELD_COUNTER, R(not_looked_up), "not_looked_up", "sessions_not_looked_up",
+     "The same, but memcached was silent or too many came: their ids were followed."},
     {XB_FIELD_COUNTER, R(uncounted), "uncounted_requests", "requests_uncounted",
      "Requests let through uncounted, because a child had too many in flight."},
 };

@@ -251,6 +251,9 @@ static void counters(xb_report_t *r, const xnat_shm_t *m)
     r->forgotten = m->forgotten;
     r->not_remembered = m->not_remembered;
     r->repaired = m->repaired;
+    r->lost = m->lost;
+    r->looked_up = m->looked_up;
+    r->not_looked_up = m->not_looked_up;
     r->uncounted = m->lost_claims;
     r->gate_waits = m->gate_waits;
     r->gate_timeouts = m->gate_timeouts;
