@@ -21,6 +21,7 @@
 #   slow                           ms later, as usual
 #   error deaf                     500 or 404 as if no session had been named
 #   late                           no answer; takes over after ms, when nobody waits any more
+#   mute                           takes over, never answers
 #   other-base other-route         takes over under another id, in Set-Cookie and in memcached
 #   no-cookie other-path           takes over, but Set-Cookie says so
 #   keeps                          takes over, but the old key stays
@@ -327,10 +328,11 @@ sub _take_over ($self, $req, $conn, $id, $trick)
     }
     my $path = $how eq 'other-path' ? '/elsewhere' : $self->_path($req);
     my @cookie = $own ne $was && $how ne 'no-cookie' ? $self->_cookie($own, $path) : ();
-    $conn->respond($trick->{code} // 404, \@cookie, '') if $how ne 'late';
+    $conn->respond($trick->{code} // 404, \@cookie, '') if $how !~ /^(?:late|mute)$/;
     $conn->{close} = 1 if $how eq 'late';
     my $writes = $self->_take($own);
     $self->_store($own, $writes) if $how !~ /^(?:forgets|never-stores)$/;
+    $conn->until_closed if $how eq 'mute';
     return;
 }
 

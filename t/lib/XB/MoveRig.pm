@@ -4,11 +4,12 @@
 #   my $rig = XB::MoveRig->new($t);    # nodes n1 n2 n3, memcacheds m1 m2, balancer "app" at /
 #       nodes => ['n1', 'n2'], stores => ['m1'], conf => server directives, section => those of
 #       the balancer, relay => 1: an XB::Relay before each memcached,
-#       at => { m1 => 'host:port' instead of the memcached's own }, httpd => { children => 3 }
+#       at => { m1 => 'host:port' instead of the memcached's own }, httpd => { children => 3 },
+#       share => $other: its nodes and memcacheds, behind another httpd (httpd => { name => })
 #   $rig->httpd, ->client, ->node('n1') (XB::FakeMsm), ->nodes, ->store('m1') (XB::Memcached),
 #   $rig->relay('m1')
 #   $rig->status        the status page, decoded
-#   $rig->refusals      its refusals that are not 0, a hash
+#   $rig->refusals      its refusals that are not 0, a hash;  $rig->refused('no-target')  of one
 #   $rig->mover_pid     of the child that holds the mover's lease
 #   $rig->login('u1', 'n1', node => 'm2', ...)     a session at that node, with two requests
 #                       behind it; more arguments go into the login's query; gives the id
@@ -21,8 +22,8 @@
 #   $rig->probed('n2', $id)                        waits for a takeover probe for that session
 #   $rig->moved                                    how many moves there were
 #   $rig->idle(0.5)                                lets so many seconds pass
-#   $rig->overload('n1', $requests, $ms)           so many requests at a time keep it busy;
-#                                                  returns their sockets
+#   $rig->overload('n1', $requests, $ms)           so many requests at once, of a session that
+#                       it has or gets, keep it busy so long; returns their sockets
 package XB::MoveRig;
 use v5.36;
 use JSON::PP ();
@@ -35,13 +36,15 @@ sub new ($class, $t, %opt)
 {
     my $self = bless { t => $t, nodes => [qw(n1 n2 n3)], stores => [qw(m1 m2)], conf => '',
                        section => '', httpd => {}, at => {}, %opt }, $class;
-    $self->{store} = { map { $_ => $t->memcached } @{$self->{stores}} };
+    $self->{store} = $self->{share}{store}
+        // { map { $_ => $t->memcached } @{$self->{stores}} };
     if ($self->{relay}) {
         $self->{relay} = { map { $_ => XB::Relay->new($t, $_, $self->{store}{$_}) }
                            @{$self->{stores}} };
         $self->{at}{$_} //= $self->{relay}{$_}->address for @{$self->{stores}};
     }
-    $self->{node} = { XB::FakeMsm->fleet($t, $self->{store}, @{$self->{nodes}}) };
+    $self->{node} = $self->{share}{node}
+        // { XB::FakeMsm->fleet($t, $self->{store}, @{$self->{nodes}}) };
     $self->{h} = $t->httpd(%{$self->{httpd}}, conf => $self->conf($self->{conf}));
     $self->{c} = $self->{h}->client;
     return $self;
@@ -91,6 +94,8 @@ sub refusals ($self)
     my $all = $self->status->{refusals_by_reason};
     return map { $_ => $all->{$_} } grep { $all->{$_} } keys %$all;
 }
+
+sub refused ($self, $word) { return $self->status->{refusals_by_reason}{$word} }
 
 # The last child that said so.
 sub mover_pid ($self)
@@ -189,10 +194,11 @@ sub idle ($self, $seconds)
     return;
 }
 
-sub overload ($self, $name, $requests, $ms)
+sub overload ($self, $name, $requests = 4, $ms = 3000)
 {
-    return map { $self->login("busy$_", $name); $self->send("busy$_", "/bytes?n=1000&ms=$ms") }
-        1 .. $requests;
+    my $user = "busy-$name";
+    $self->login($user, $name) if !$self->{c}->session($user);
+    return map { $self->send($user, "/bytes?n=1000&ms=$ms") } 1 .. $requests;
 }
 
 1;
