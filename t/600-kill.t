@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+# Children that are killed: the one that moves sessions, at each step of a move, and those that
+# serve requests. Another goes on within two seconds, no gate stays shut, nothing stays busy, and
+# each session is where memcached says that it is.
+use v5.36;
+use Test::More;
+use Time::HiRes qw(time);
+use XB::Test;
+use XB::MoveRig;
+
+my $t = XB::Test->new;
+my $rig = XB::MoveRig->new($t, nodes => [qw(n1 n2)], relay => 1, httpd => { children => 3 },
+                           conf => "XnatBalanceMemcachedTimeout 5s");
+my ($h, $c) = ($rig->httpd, $rig->client);
+my ($n1, $n2) = $rig->nodes;
+my $m1 = $rig->relay('m1');
+$t->expect_log(qr/XB0114/);             # two members
+$t->allow_log(qr/AH01102|AH00898/);     # HEADs that were cut off
+
+my $said = sub ($like) { return scalar grep { /$like/ } $m1->commands };
+my $asked = sub ($node, $id, $flush) {
+    return scalar grep { $_->{id} eq $id && !$_->{flush} == !$flush } $node->heads;
+};
+
+# Where a move can be when its mover dies: how it is held there, how that is seen, whose the
+# session is then.
+my %step = (
+    marker => {
+        hold => sub ($id, $base) { $m1->trick(qr/^get xnat-balance:pin:$base/, 'hang') },
+        there => sub ($id, $base) { $said->(qr/^get xnat-balance:pin:$base/) },
+        home => 'n1' },
+    flush => {
+        hold => sub ($id, $base) { $n1->misbehave('hang', for => $id) },
+        there => sub ($id, $base) { $asked->($n1, $id, 1) },
+        home => 'n1' },
+    'moved marker' => {
+        hold => sub ($id, $base) { $m1->trick(qr/^set xnat-balance:moved:$base .*n1$/, 'hang') },
+        there => sub ($id, $base) { $said->(qr/^set xnat-balance:moved:$base .*n1$/) },
+        home => 'n1' },
+    probe => {
+        hold => sub ($id, $base) { $n2->misbehave('hang', for => $id) },
+        there => sub ($id, $base) { $asked->($n2, $id, 0) },
+        home => 'n1' },
+    'probe, after the takeover' => {
+        hold => sub ($id, $base) { $n2->misbehave('mute', for => $id) },
+        there => sub ($id, $base) { $rig->store('m1')->get("$base.n2") },
+        home => 'n2' },
+    proof => {
+        hold => sub ($id, $base) { $m1->trick(qr/^get $base\.n2$/, 'hang') },
+        there => sub ($id, $base) { $said->(qr/^get $base\.n2$/) },
+        home => 'n2' },
+    commit => {
+        hold => sub ($id, $base) { $m1->trick(qr/^set xnat-balance:moved:$base .*n2$/, 'hang') },
+        there => sub ($id, $base) { $said->(qr/^set xnat-balance:moved:$base .*n2$/) },
+        home => 'n2' },
+);
+
+# A relay has one trick at a time, so a mover dies with at most three moves under way.
+my @kills = (['marker', 'flush', 'probe'], ['moved marker', 'probe, after the takeover'],
+             ['proof'], ['commit']);
+for my $kill (@kills) {
+    my %id;
+    $rig->undrain('n1');
+    $rig->only('n1');
+    for my $name (@$kill) {
+        $id{$name} = $rig->login($name, 'n1');
+        $rig->ask($name, "/write?k=before");
+        $step{$name}{hold}->($id{$name}, XB::FakeMsm->base($id{$name}));
+    }
+    $rig->open;
+    $rig->drain('n1');
+    for my $name (@$kill) {
+        my ($id, $base) = ($id{$name}, XB::FakeMsm->base($id{$name}));
+        wait_for { $step{$name}{there}->($id, $base) } 5, "a move to be at its $name";
+    }
+    my $mover = $rig->mover_pid;
+    $t->allow_log(qr/AH00052: child pid $mover exit signal Killed/);
+    $c->close;
+    kill KILL => $mover;
+    my $died = time;
+    my %socket = map { $_ => $rig->send($_, '/write?k=after') } @$kill;
+    $m1->well;
+    $_->behave for $n1, $n2;
+    my $next = wait_for { my $pid = $rig->mover_pid; $pid != $mover && $pid } 5, 'another mover';
+    cmp_ok time - $died, '<', 2.5, 'another child moves sessions within two seconds';
+    for my $name (@$kill) {
+        my $r = $rig->receive($socket{$name});
+        cmp_ok time - $died, '<', 3.5, "$name: the gate opens within three seconds";
+        is "$r->{status} $r->{node} @{$r->{json}{writes} // []}",
+            "200 $step{$name}{home} before after",
+            '... the session is where memcached says, with all that was written';
+    }
+    my $status = $rig->status;
+    ok $status->{mover}{running}, 'the mover runs';
+    is $status->{sessions_by_state}{$_}, 0, "no session is $_" for qw(moving in-flight);
+    $_->hang_up for $n1, $n2;
+}
+is $rig->refused('overtaken'), 4, 'moves whose takeover had not happened are said to be overtaken';
+is $rig->moved, 3, 'the others have moved';
+
+# Children die while all are busy.
+$rig->undrain('n1');
+my @users = map { "user$_" } 1 .. 50;
+$rig->login($_) for @users;
+my ($left, $killed, %status, $last) = (1200, 0);
+my %errors;
+$c->run(parallel => 50,
+    next => sub {
+        return undef if $left-- <= 0;
+        if ($left % 300 == 150) {
+            my ($pid) = grep { !$last || $_ != $last } $h->children;
+            $t->allow_log(qr/AH00052: child pid $pid exit signal Killed/);
+            $killed += kill KILL => $last = $pid;
+        }
+        my $user = $users[$left % 50];
+        return { path => $left % 3 ? '/read?ms=20' : "/bytes?n=20000&ms=10", user => $user };
+    },
+    done => sub ($r, $req) { $errors{ $r->{error} || $r->{status} }++ });
+is $killed, 4, 'four children killed under load';
+is_deeply [ grep { !/^(?:200|closed|truncated|connect|Connection)/ } keys %errors ], [],
+    'their clients saw a closed connection, the others 200';
+cmp_ok $errors{200}, '>', 900, '... most';
+ok wait_for {
+    my $now = $rig->status;
+    !$now->{sessions_by_state}{'in-flight'}
+        && !grep { $_->{busy} } map { @{$_->{members}} } @{$now->{balancers}};
+} 5, 'no session and no member stays busy';
+cmp_ok $rig->status->{sessions}{repaired}, '>', 0, 'requests of the dead were counted again';
+my @all = $c->many([ map { { path => '/read', user => $_ } } @users ], parallel => 8);
+is_deeply [ grep { $_->{status} != 200 } @all ], [], 'all sessions work';
+$t->finish;
