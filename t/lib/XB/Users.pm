@@ -10,10 +10,12 @@
 #             restless => ['u1'],            # who never pause
 #             does => {u1 => sub {'/path'}}, # instead of the usual clicks
 #             rounds => 2, pauses => [0.2, 0.5]);
+#   $u->all(['/app/write?k=1', ...], sub {...})  # these requests of each user, all at once; a
+#                                # moment later, while they are under way, the code
 #   $u->id('u1')                 # its newest id
 #   $u->lost_writes              # those answered 200 that their sessions lack now ("u1 k")
 #   $u->unkept_writes            # all that were sent and are not there, whatever was answered
-#   $u->{requests}, ->{status} (hash: number of answers by status), ->{acked}
+#   $u->{requests}, ->{status} (hash: answers by status), ->{writes}, ->{acked}
 #   $u->{wrong}                  # what must not be: other user, login lost, no answer
 #   $u->{anonymous}              # static files answered as to somebody not logged in
 #   $u->{times}                  # [seconds since click's begin, duration, name, path] of each
@@ -25,10 +27,9 @@ use XB::Client ();
 
 sub new ($class, $site, %opt)
 {
-    return bless {site => $site, client => $site->client, parallel => 6, requests => 0,
-                  acked => 0, status => {}, wrong => [], anonymous => 0, times => [],
-                  sent => {}, kept => {},
-                  serial => 0, %opt}, $class;
+    return bless {site => $site, client => $site->client, parallel => 6, begin => time,
+                  requests => 0, writes => 0, acked => 0, anonymous => 0, serial => 0,
+                  status => {}, wrong => [], times => [], sent => {}, kept => {}, %opt}, $class;
 }
 
 sub names ($self) { return @{$self->{names}} }
@@ -50,12 +51,7 @@ sub login ($self, @names)
 
 # ---- what they do
 
-sub _key ($self, $name)
-{
-    my $key = 'k' . ++$self->{serial};
-    $self->{sent}{$name}{$key} = 1;
-    return $key;
-}
+sub _key ($self) { return 'k' . ++$self->{serial} }
 
 # A page of XNAT: its data, what it changes, and what it is drawn with.
 sub _request ($self, $name)
@@ -65,9 +61,9 @@ sub _request ($self, $name)
     }
     my $ms = 20 + int rand 80;
     my @kinds = (
-        sub { '/app/write?k=' . $self->_key($name) },
-        sub { '/app/write?in=map&k=' . $self->_key($name) },
-        sub { "/app/slow?ms=$ms&at=end&write=" . $self->_key($name) },
+        sub { '/app/write?k=' . $self->_key },
+        sub { '/app/write?in=map&k=' . $self->_key },
+        sub { "/app/slow?ms=$ms&at=end&write=" . $self->_key },
         sub { '/app/count' },
         sub { "/app/whoami?ms=" . int rand 30 },
         sub { '/app/image?ms=2&i=' . int rand 9 },
@@ -160,6 +156,25 @@ sub _done ($self, $answer, $req, $enough)
     return;
 }
 
+sub all ($self, $paths, $meanwhile = undef)
+{
+    my (@requests, $due);
+    for my $name ($self->names) {
+        push @requests, map { {path => $_, user => $name} } @$paths;
+    }
+    $self->{client}->run(
+        parallel => @requests + 1,
+        next => sub {
+            return shift @requests if @requests;
+            $due //= time + 0.1;
+            return 0.02 if time < $due;
+            $meanwhile->() if $meanwhile;
+            return undef;
+        },
+        done => sub ($answer, $req) { $self->_judge($answer, $req) });
+    return;
+}
+
 # ---- what they notice
 
 sub _judge ($self, $answer, $req)
@@ -180,6 +195,8 @@ sub _judge ($self, $answer, $req)
         : $self->base($name) ne $self->{base}{$name} ? 'has a new session' : undef;
     push @{$self->{wrong}}, "$name: $what ($req->{path})" if defined $what;
     my ($key) = $req->{path} =~ /\b(?:k|write)=(\w+)/ or return;
+    $self->{sent}{$name}{$key} = 1;
+    $self->{writes}++;
     if ($status == 200 && !$answer->{error}) {
         $self->{kept}{$name}{$key} = 1;
         $self->{acked}++;
