@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The demo in its short form: it plays a day, measures it, leaves nothing behind, also when it is
+# The demo in its short form: it plays a day, measures it, leaves nothing behind, also when
 # interrupted; the site that stays up ends when told.
 use v5.36;
 use Test::More;
@@ -10,10 +10,12 @@ my $t = XB::Test->new;
 my $demo = XB::Deps->root . '/scripts/demo';
 my $tmp = $t->mkdir('tmp');
 
-# Runs in a group of its own, as from a shell; what it leaves in its temporary directory is seen.
+# Runs in a group of its own, as from a shell; what it leaves in its temporary directory is
+# seen.
 sub demo ($name, @args)
 {
-    return $t->spawn(name => $name, user => 0, env => { TMPDIR => $tmp, XB_DEMO_DIR => "$tmp/up" }, cmd => [ $demo, @args ]);
+    my %env = (TMPDIR => $tmp, XB_DEMO_DIR => "$tmp/up");
+    return $t->spawn(name => $name, user => 0, env => \%env, cmd => [ $demo, @args ]);
 }
 
 sub result ($p, $seconds = 90)
@@ -34,7 +36,8 @@ my ($status, $said) = result(demo('quick', '--quick'));
 is($status, 0, 'a good day has exit code 0') or diag($said);
 like($said, qr/^  XnatBalanceHalfLife +\S+ +default 60s/m, 'scaled settings are told');
 like($said, qr/^ *\d+ s  transfers  .* req\/s .* moves  1: *\d+\/\d+/m, 'and its progress');
-like($said, qr/^tomcat$_ +\d+ +\d+ +\d+ +[\d.]+ +[\d.]+ +\d+ +\d+/m, "figures of tomcat$_") for 1 .. 3;
+like($said, qr/^tomcat$_ +\d+ +\d+ +\d+ +[\d.]+ +[\d.]+ +\d+ +\d+/m, "figures of tomcat$_")
+    for 1 .. 3;
 like($said, qr/^$_ +0\b/m, "$_: none") for 'logins lost', 'writes lost', 'wrong answers', '5xx';
 like($said, qr/^moves +[1-9]\d+ \(overload [1-9]\d*, drain [1-9]\d*\)/m, 'at least ten moves');
 like($said, qr/^drain +tomcat2 empty after/m, 'the drained node is empty');

@@ -22,14 +22,15 @@ my $HOME = 'tomcat1';           # whose user transfers
 my $STREAMS = 12;               # transfers at a time: three times what the node can work on
 my $TRANSFER = 1_000_000;       # bytes of each
 my $TELL = 0.5;
-my $PATIENCE = 15;              # s longer, should the drain not be over: a refused move is tried
+my $PATIENCE = 15;              # s longer, if the drain is not over: refused moves are tried
                                 # again after 10 s
 
 sub new ($class, $site, %opt)
 {
     my $self = bless {
-        site => $site, client => $site->client, %opt, phase => 'logins', ready => [], clicks => [],
-        image => {}, requests => 0, broken => 0, server_errors => 0, logins_lost => 0, wrong => 0,
+        site => $site, client => $site->client, %opt, phase => 'logins', ready => [],
+        clicks => [], image => {},
+        requests => 0, broken => 0, server_errors => 0, logins_lost => 0, wrong => 0,
         kept => 0, writes_lost => 0, bad => [], status => $site->status, told => 0,
         victims => [],
     }, $class;
@@ -144,7 +145,8 @@ sub _rest ($self, $u)
     return;
 }
 
-# A page, which writes (the first after the login takes longest); a viewer's also fetches six images and writes, all at the same time.
+# A page, which writes (the first after the login takes longest); a viewer's also fetches six
+# images and writes, all at the same time.
 sub _click ($self, $u)
 {
     my $begin = $self->now;
@@ -288,7 +290,11 @@ sub _route ($self, $u)
     return ($self->{client}->session($u->{name}) // '') =~ /\.(\w+)$/ ? $1 : '';
 }
 
-sub staying ($self, $route) { return scalar grep { $self->_route($_) eq $route } @{$self->{user}} }
+sub staying ($self, $route)
+{
+    return scalar grep { $self->_route($_) eq $route } @{$self->{user}};
+}
+
 sub logged_in ($self) { return scalar grep { $_->{in} } @{$self->{user}} }
 
 sub members ($self)

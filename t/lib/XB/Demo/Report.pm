@@ -52,8 +52,9 @@ sub table ($class, $day)
     my @out = ('', sprintf '%-10s %6s %8s %9s %7s %8s %10s %9s', 'node', 'weight', 'elected',
                'sessions', 'in MB', 'out MB', 'moved out', 'moved in');
     for my $m ($day->members) {
-        push @out, sprintf '%-10s %6s %8d %9d %7.1f %8.1f %10d %9d%s', @$m{qw(route weight elected
-            sessions)}, $m->{bytes_in} / 1e6, $m->{bytes_out} / 1e6, @$m{qw(moved_out moved_in)},
+        push @out, sprintf '%-10s %6s %8d %9d %7.1f %8.1f %10d %9d%s',
+            @$m{qw(route weight elected sessions)}, $m->{bytes_in} / 1e6, $m->{bytes_out} / 1e6,
+            @$m{qw(moved_out moved_in)},
             $m->{route} eq $XB::Demo::Site::DRAINED ? '  drained' : '';
     }
     push @out, '', $class->_sums($day), '', $class->_victims($day);
@@ -63,12 +64,13 @@ sub table ($class, $day)
 sub _sums ($class, $day)
 {
     my ($moves, $gates, $not) = @{$day->{status}}{qw(moves gates refusals_by_reason)};
+    my @refused = grep { $not->{$_} } sort keys %$not;
     my @row = (
-        [ requests => "$day->{requests}, of which $gates->{waits} waited while their session moved" ],
+        [ requests => "$day->{requests}, $gates->{waits} held while their session moved" ],
         [ moves => sprintf '%d (overload %d, drain %d), %.0f ms on average, %d ms at most',
                    $day->moves, $day->moves('overload'), $day->moves('drain'),
                    $moves->{duration_sum_ms} / ($day->moves || 1), $moves->{duration_max_ms} ],
-        [ 'not moved' => join ', ', map { "$_ $not->{$_}" } grep { $not->{$_} } sort keys %$not ],
+        [ 'not moved' => join ', ', map { "$_ $not->{$_}" } @refused ],
         [ 'logins lost' => $day->{logins_lost} ],
         [ 'writes lost' => "$day->{writes_lost} of $day->{kept} answered 200" ],
         [ 'wrong answers' => "$day->{wrong} (another user's, or other bytes)" ],
@@ -101,12 +103,12 @@ sub failures ($class, $day)
     my $left = $day->staying($XB::Demo::Site::DRAINED);
     my @check = (
         [ $day->{logins_lost} == 0, "$day->{logins_lost} logins were lost" ],
-        [ $day->{writes_lost} == 0, "$day->{writes_lost} writes that were answered 200 are lost" ],
+        [ $day->{writes_lost} == 0, "$day->{writes_lost} writes answered 200 were lost" ],
         [ $day->{wrong} == 0, "$day->{wrong} answers were not the user's own" ],
         [ $day->{server_errors} == 0, "$day->{server_errors} requests were answered 5xx" ],
         [ $day->{broken} == 0, "$day->{broken} requests were not answered in full" ],
         [ $day->moves >= $LEAST_MOVES, 'only ' . $day->moves . " moves, not $LEAST_MOVES" ],
-        [ $day->moves('overload') > 0, 'nobody was moved away from the node with the transfers' ],
+        [ $day->moves('overload') > 0, 'nobody was moved away from a busy node' ],
         [ $left == 0, "$left active users are still on the drained $XB::Demo::Site::DRAINED" ],
         [ !defined $during || (defined $after && $after < $during),
           'the moves did not make the clicks quicker' ],

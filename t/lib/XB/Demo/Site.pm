@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # The demo's site: 2 memcacheds, 3 real Tomcats of unequal size, httpd with lbmethod=xnat.
 #
-#   my $site = XB::Demo::Site->new;       # up and ready, or it dies and leaves nothing; from here
-#                                         # on signals die too ("ended by SIGINT\n")
+#   my $site = XB::Demo::Site->new;       # up and ready, or it dies and leaves nothing; from
+#                                         # now on signals die too ("ended by SIGINT\n")
 #   $site->nodes                          # { route weight permits url } each
 #   $site->client                         # an XB::Client
 #   $site->status                         # the status page's JSON, decoded
@@ -10,7 +10,7 @@
 #   $site->notices                        # lines of the module in the error log, but for moves
 #   $site->addresses, XB::Demo::Site->settings   # lines for people
 #   $site->shut_down                      # gives the names of processes that stayed
-#   $site->detach                         # leaves it running; build/demo/site.json knows its pids
+#   $site->detach                         # leaves it running; build/demo/site.json has its pids
 #   XB::Demo::Site->running               # that record, if some of its processes still live
 #   XB::Demo::Site->down                  # ends a detached one by pid, removes its files
 package XB::Demo::Site;
@@ -31,10 +31,10 @@ my $RECORD = ($ENV{XB_DEMO_DIR} // XB::Deps->root . '/build/demo') . '/site.json
 # What differs from the defaults, so that hours pass in a minute: [directive, value, why].
 my @SCALED = (
     [ XnatBalanceHalfLife => '10s', 'default 60s: a busy hour passes in seconds here' ],
-    [ XnatBalanceBusyHalfLife => '3s', 'default 10s: so does the memory of requests in flight' ],
-    [ XnatBalanceRequestCost => '64K', 'default 2M: transfers are 1/30 of real ones, so is this' ],
+    [ XnatBalanceBusyHalfLife => '3s', 'default 10s: so does what was in flight' ],
+    [ XnatBalanceRequestCost => '64K', 'default 2M: as transfers are 1/30 of real ones' ],
     [ XnatBalanceMoveRest => '10s', 'default 60s: a moved session rests for that long' ],
-    [ XnatBalanceMoveRate => '2/s 1', 'default 2/s 10: no burst, so that the relief can be watched' ],
+    [ XnatBalanceMoveRate => '2/s 1', 'default 2/s 10: slower, to be watched' ],
 );
 
 # ---- start
@@ -83,7 +83,8 @@ sub _warm_up ($self)
         $client->request(url => "$url/login", method => 'POST', body => $form, user => $url,
                          headers => [ 'Content-Type' => 'application/x-www-form-urlencoded' ]);
         my @paths = ('/app/write?k=k&in=map', '/app/image', '/app/read', '/data/bytes?n=99999');
-        $client->many([ map { { url => "$url$_", user => $url } } (@paths) x 10 ], parallel => 6);
+        my @requests = map { { url => "$url$_", user => $url } } (@paths) x 10;
+        $client->many(\@requests, parallel => 6);
     }
     return;
 }
@@ -157,7 +158,7 @@ sub addresses ($self)
         "status             $url/xnat-balance-status",
         "  for programs     $url/xnat-balance-status?format=json",
         "                   $url/xnat-balance-status?format=prometheus",
-        map({ sprintf "%-18s %s", "$_->{route} (weight $_->{weight})", $_->{url} } $self->nodes),
+        map({ sprintf '%s (weight %d) %s', @$_{qw(route weight url)} } $self->nodes),
     );
 }
 
