@@ -38,6 +38,13 @@ static const char *const refusals[XB_REFUSALS] = {
     [XB_NO_DRY_RUN] = "dry-run",
 };
 
+static const char *const helds[XB_HELDS] = {
+    [XB_HELD_UNREACHABLE] = "node-unreachable", [XB_HELD_FORBIDDEN] = "login-refused",
+    [XB_HELD_NO_JMX] = "no-jmxproxy",           [XB_HELD_NO_MANAGER] = "no-manager",
+    [XB_HELD_NOT_STORED] = "not-in-store",      [XB_HELD_NOT_FOUND] = "copy-not-found",
+    [XB_HELD_STAYS] = "copy-not-expired",
+};
+
 const char *xb_decision_name(xb_decision_t d)
 {
     return decisions[d];
@@ -51,4 +58,9 @@ const char *xb_move_name(xb_move_t m)
 const char *xb_refusal_name(xb_refusal_t r)
 {
     return refusals[r];
+}
+
+const char *xb_held_name(xb_held_t h)
+{
+    return helds[h];
 }

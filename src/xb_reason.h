@@ -45,8 +45,22 @@ typedef enum {
     XB_REFUSALS
 } xb_refusal_t;
 
+/* Why the stale copy at a former home was not released. The first four are the node's, the
+ * others the session's. */
+typedef enum {
+    XB_HELD_UNREACHABLE, /* the node does not answer, or not in time */
+    XB_HELD_FORBIDDEN,   /* it does not take user and password, or asks for them */
+    XB_HELD_NO_JMX,      /* what answers is not Tomcat's JMXProxyServlet */
+    XB_HELD_NO_MANAGER,  /* there is no session manager for the cookie's Path */
+    XB_HELD_NOT_STORED,  /* memcached does not show the session at its home */
+    XB_HELD_NOT_FOUND,   /* no copy there, nor has one ever been seen: perhaps not the place */
+    XB_HELD_STAYS,       /* it was to be expired, and is still there */
+    XB_HELDS
+} xb_held_t;
+
 const char *xb_decision_name(xb_decision_t d);
 const char *xb_move_name(xb_move_t m);
 const char *xb_refusal_name(xb_refusal_t r);
+const char *xb_held_name(xb_held_t h);
 
 #endif

@@ -99,6 +99,7 @@ typedef struct {
     uint64_t moved[XB_MOVE_REASONS];
     uint64_t refused[XB_REFUSALS];
     uint64_t would_have_moved; /* DryRun */
+    uint64_t released, held[XB_HELDS]; /* stale copies */
     uint64_t move_ms_sum, move_ms_max;
     const xb_report_move_t *recent; /* newest first */
     unsigned recents;

@@ -57,6 +57,11 @@ static const xb_field_t moves[] = {
      "Longest of them."},
 };
 
+static const xb_field_t copies[] = {
+    {XB_FIELD_COUNTER, R(released), "released", "copies_released",
+     "Stale copies at former homes that were expired."},
+};
+
 static const xb_field_t mover[] = {
     {XB_FIELD_BOOL, R(mover_running), "running", "mover_running",
      "Does a living child hold the mover's lease?"},
@@ -156,6 +161,11 @@ static const char *refusal_word(unsigned i)
     return xb_refusal_name((xb_refusal_t)i);
 }
 
+static const char *held_word(unsigned i)
+{
+    return xb_held_name((xb_held_t)i);
+}
+
 static const void *recent_item(const xb_report_t *r, unsigned i)
 {
     return i < r->recents ? &r->recent[i] : NULL;
@@ -213,6 +223,17 @@ const xb_part_t xb_parts[] = {
      .metric = "move_refusals",
      .label = "reason",
      .help = "Moves that were wanted and did not come about.",
+     .grows = true},
+    RECORD("copies", "Stale copies", copies),
+    {.kind = XB_PART_WORDS,
+     .key = "copies_held_by_reason",
+     .title = "Stale copies that could not be expired, by reason",
+     .offset = offsetof(xb_report_t, held),
+     .words = XB_HELDS,
+     .word = held_word,
+     .metric = "copies_held",
+     .label = "reason",
+     .help = "Attempts to expire the stale copy at a former home that failed.",
      .grows = true},
     {.kind = XB_PART_LIST,
      .key = "recent_moves",

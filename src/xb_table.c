@@ -180,14 +180,28 @@ static bool forget_locked(xb_table_t *t, uint32_t slot, xb_word_t w)
     return gone;
 }
 
+/* Whoever comes with the id of a session that has ended must not reach a former home, where a
+ * copy may still be logged in: as long as there may be one, the entry leads to where it ended.
+ */
+void xb_entry_reap_locked(xb_table_t *t, uint32_t slot)
+{
+    xb_entry_t *e = xb_table_entry(t, slot);
+    xb_word_t w = xb_entry_word(e);
+    bool alone = true;
+    for (unsigned i = 0; i < XB_VISITED_MAX; i++) {
+        uint64_t v = atomic_load(&e->visited[i]);
+        alone = alone && (!v || xb_visited_member(v) == w.home);
+    }
+    if (w.state == XB_STABLE && !w.inflight && alone &&
+        atomic_load(&e->flags) & XB_SESSION_ENDED)
+        forget_locked(t, slot, w);
+}
+
 void xb_table_reap(xb_table_t *t, uint32_t slot, bool wait)
 {
     if (!locked(t, wait ? pthread_mutex_lock(&t->lock) : pthread_mutex_trylock(&t->lock)))
         return;
-    xb_entry_t *e = xb_table_entry(t, slot);
-    xb_word_t w = xb_entry_word(e);
-    if (w.state == XB_STABLE && !w.inflight && atomic_load(&e->flags) & XB_SESSION_ENDED)
-        forget_locked(t, slot, w);
+    xb_entry_reap_locked(t, slot);
     xb_table_unlock(t);
 }
 
@@ -210,7 +224,7 @@ static unsigned rank(xb_entry_t *e, xb_word_t w, int64_t now_us)
     int64_t inactive_s = atomic_load(&e->max_inactive_s);
     if (w.state != XB_STABLE || w.inflight)
         return RANK_KEEP;
-    if (flags & XB_SESSION_ENDED)
+    if (flags & XB_SESSION_ENDED && !copies_elsewhere(e, w.home, now_us))
         return RANK_ENDED;
     if (inactive_s &&
         atomic_load(&e->last_us) + (inactive_s + XB_EXPIRY_SLACK_S) * XB_SECOND_US < now_us)
@@ -348,7 +362,7 @@ xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span
         atomic_store(&t->dirty, slot + 1);
         fill_locked(e, id, home, flags, path, now_us);
         publish_locked(t, tag, home, ref);
-        atomic_store(own, xb_claim_pack(XB_CLAIM_COUNTED, epoch, slot));
+        atomic_store(own, xb_claim_counted(epoch, slot, home));
         atomic_store(&t->dirty, 0);
         result = XB_INSERT_NEW;
     }

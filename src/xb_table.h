@@ -32,8 +32,9 @@ enum {
                                 has  been is not known: no voluntary move */
     XB_SESSION_UNPROVEN = 2, /* made from a client's word only; first to be forgotten, never
                                 displaces a proven one */
-    XB_SESSION_ENDED = 4, /* logged out or renamed: forgotten as soon as nothing is in flight */
-    XB_SESSION_CROWDED = 8, /* more visited nodes than fit: no voluntary move */
+    XB_SESSION_ENDED = 4,    /* logged out or renamed: forgotten as soon as nothing is in flight
+                                and    no former home may still know it */
+    XB_SESSION_CROWDED = 8,  /* more visited nodes than fit: no voluntary move */
     XB_SESSION_FRESH =
         16 /* moved, and no request has come since; set and cleared by the glue */
 };
@@ -122,6 +123,10 @@ unsigned xb_table_rehome(xb_table_t *t, uint32_t slot, unsigned from, unsigned t
 void xb_table_visit(xb_table_t *t, uint32_t slot, unsigned member, int64_t now_us);
 /* The copy at this member is gone for certain (released, restarted). */
 void xb_table_unvisit(xb_table_t *t, uint32_t slot, unsigned member);
+/* May a request of the session still run at this former home (XB_MEMBER_NONE: at any)? By where
+ * it was let through to; one that failed over since counts for the first. True also while one
+ * is just coming in, which passes. Walks the rows of all children, takes no lock. */
+bool xb_table_strays(const xb_table_t *t, uint32_t slot, unsigned member);
 
 /* What a walk sees of a slot, without lock; stable only if gate() accepts its word afterwards.
  */
@@ -160,6 +165,9 @@ bool xb_table_fence(xb_table_t *t, uint32_t slot, unsigned token);
 /* Copies id and path index under the token. False: token lost, or no id known. */
 bool xb_table_id(xb_table_t *t, uint32_t slot, unsigned token, char id[XB_ID_MAX + 1],
                  unsigned *path);
+/* The same of whatever session the tag says, gate or not; it may change at any time. */
+bool xb_table_id_of(xb_table_t *t, uint32_t slot, uint64_t tag, char id[XB_ID_MAX + 1],
+                    unsigned *path);
 void xb_table_max_inactive(xb_table_t *t, uint32_t slot, unsigned token, uint32_t seconds);
 /* Commit: home := target, newest id, new epoch, gate open. False: the token was lost. */
 bool xb_table_commit(xb_table_t *t, uint32_t slot, unsigned token, unsigned home, xb_span_t id,

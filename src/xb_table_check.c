@@ -62,7 +62,7 @@ static bool claim_good(const xb_table_t *t, const xb_row_t *row, uint32_t i)
     xb_entry_t *e = xb_table_entry(t, slot);
     uint64_t word = atomic_load(&e->word);
     xb_word_t w = xb_word_unpack(word);
-    if (claim != xb_claim_pack(XB_CLAIM_COUNTED, w.epoch, slot))
+    if (!xb_claim_is_counted(claim, w.epoch, slot))
         return true;
     return (w.state != XB_FREE && w.inflight) || atomic_load(&row->claim[i]) != claim ||
            atomic_load(&e->word) != word || xb_row_state(row) != state;

@@ -52,10 +52,32 @@ bool xb_claim_count(const xb_table_t *t, uint32_t slot, unsigned epoch, unsigned
                 continue;
             if (xb_claim_state(claim) != XB_CLAIM_COUNTED)
                 return false;
-            *count += claim == xb_claim_pack(XB_CLAIM_COUNTED, epoch, slot);
+            *count += xb_claim_is_counted(claim, epoch, slot);
         }
     }
     return true;
+}
+
+/* A claim that is not counted yet may have met the word before its epoch changed. */
+static bool is_stray(uint64_t claim, uint32_t slot, unsigned epoch, unsigned member)
+{
+    unsigned state = xb_claim_state(claim);
+    return (uint32_t)claim == slot &&
+           (state == XB_CLAIM_INTENT ||
+            (state == XB_CLAIM_COUNTED && !xb_claim_is_counted(claim, epoch, slot) &&
+             (member == XB_MEMBER_NONE || xb_claim_home(claim) == member)));
+}
+
+bool xb_table_strays(const xb_table_t *t, uint32_t slot, unsigned member)
+{
+    unsigned epoch = xb_entry_word(xb_table_entry(t, slot)).epoch;
+    for (unsigned child = 0; child < t->dim.children; child++) {
+        xb_row_t *row = xb_table_row(t, child);
+        for (uint32_t i = 0; xb_row_state(row) != XB_ROW_FREE && i < t->dim.claims; i++)
+            if (is_stray(atomic_load(&row->claim[i]), slot, epoch, member))
+                return true;
+    }
+    return false;
 }
 
 /* ---- children */
@@ -261,7 +283,7 @@ xb_enter_t xb_table_enter_at(xb_table_t *t, unsigned child, uint64_t tag, int64_
             count_out(e, own, slot, w.epoch);
             continue;
         }
-        atomic_store(own, xb_claim_pack(XB_CLAIM_COUNTED, w.epoch, slot));
+        atomic_store(own, xb_claim_counted(w.epoch, slot, w.home));
         atomic_fetch_add_explicit(&e->requests, 1, memory_order_relaxed);
         xb_raise(&e->last_us, now_us);
         *ref = (xb_ref_t){slot, claim, (uint16_t)child, (uint16_t)w.home, (uint16_t)w.epoch};

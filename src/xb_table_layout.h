@@ -45,7 +45,7 @@ typedef struct {
     _Atomic uint64_t owner; /* state << 32 | pid */
     _Atomic uint32_t next;  /* where the next thread starts to look for a free claim */
     uint32_t pad[13];
-    _Atomic uint64_t claim[]; /* state << 62 | epoch << 32 | slot; 0: free */
+    _Atomic uint64_t claim[]; /* state << 62 | home << 46 | epoch << 32 | slot; 0: free */
 } xb_row_t;
 
 enum { XB_ROW_FREE = 0, XB_ROW_LIVING = 1, XB_ROW_DEAD = 2 };
@@ -101,6 +101,23 @@ static inline uint64_t xb_claim_pack(unsigned state, unsigned epoch, uint32_t sl
     return (uint64_t)state << 62 | (uint64_t)epoch << 32 | slot;
 }
 
+/* A counted claim also tells the home that its request was let through to: bits 46 to 55. */
+static inline uint64_t xb_claim_counted(unsigned epoch, uint32_t slot, unsigned home)
+{
+    return xb_claim_pack(XB_CLAIM_COUNTED, epoch, slot) | (uint64_t)(home & XB_HOME_MASK) << 46;
+}
+
+static inline bool xb_claim_is_counted(uint64_t claim, unsigned epoch, uint32_t slot)
+{
+    return (claim & ~((uint64_t)XB_HOME_MASK << 46)) ==
+           xb_claim_pack(XB_CLAIM_COUNTED, epoch, slot);
+}
+
+static inline unsigned xb_claim_home(uint64_t claim)
+{
+    return (unsigned)(claim >> 46) & XB_HOME_MASK;
+}
+
 static inline unsigned xb_claim_state(uint64_t claim)
 {
     return (unsigned)(claim >> 62);
@@ -145,6 +162,7 @@ bool xb_table_lock(xb_table_t *t);
 void xb_table_unlock(xb_table_t *t);
 /* Forgets the slot if it is an ended session's and nothing is in flight. wait: for the lock. */
 void xb_table_reap(xb_table_t *t, uint32_t slot, bool wait);
+void xb_entry_reap_locked(xb_table_t *t, uint32_t slot);
 
 /* Makes what a walk saw of the slot before void (rule WORD), if its gate is open. Returns the
  * word that it left. */

@@ -71,6 +71,7 @@ void xb_table_unvisit(xb_table_t *t, uint32_t slot, unsigned member)
         if (v && xb_visited_member(v) == member)
             atomic_store(&e->visited[i], 0);
     }
+    xb_entry_reap_locked(t, slot);
     xb_table_unlock(t);
 }
 
@@ -185,6 +186,20 @@ bool xb_table_id(xb_table_t *t, uint32_t slot, unsigned token, char id[XB_ID_MAX
     return len > 0;
 }
 
+bool xb_table_id_of(xb_table_t *t, uint32_t slot, uint64_t tag, char id[XB_ID_MAX + 1],
+                    unsigned *path)
+{
+    xb_entry_t *e = xb_table_entry(t, slot);
+    if (!xb_table_lock(t))
+        return false;
+    size_t len = atomic_load(&xb_table_tags(t)[slot]) == tag ? atomic_load(&e->id_len) : 0;
+    memcpy(id, e->id, len);
+    id[len] = '\0';
+    *path = atomic_load(&e->path);
+    xb_table_unlock(t);
+    return len > 0;
+}
+
 void xb_table_max_inactive(xb_table_t *t, uint32_t slot, unsigned token, uint32_t seconds)
 {
     xb_entry_t *e = xb_table_entry(t, slot);
@@ -245,6 +260,7 @@ bool xb_table_abort(xb_table_t *t, uint32_t slot, unsigned token, int64_t bar_un
             next = w = xb_entry_word(e);
             next.state = XB_STABLE;
         } while (!xb_entry_swap(e, w, next));
+        xb_entry_reap_locked(t, slot);
     }
     xb_table_unlock(t);
     return ours;

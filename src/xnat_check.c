@@ -68,6 +68,31 @@ static void check_sticky(server_rec *s, const proxy_balancer *b, const xnat_conf
     }
 }
 
+static void check_release(apr_pool_t *pool, server_rec *s, const proxy_balancer *b,
+                          const xnat_conf_t *conf)
+{
+    apr_finfo_t info;
+    if (conf->release_file &&
+        apr_stat(&info, ap_server_root_relative(pool, conf->release_file), APR_FINFO_PROT,
+                 pool) == APR_SUCCESS &&
+        info.protection & APR_FPROT_WREAD) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0121),
+                        "%s: every user of this machine can read the password in %s",
+                        b->s->name, conf->release_file);
+    }
+    if (conf->release ? !conf->nodes : conf->release_auth != NULL) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0122), "%s: %s without %s does nothing",
+                        b->s->name, conf->release ? XNAT_RELEASE : XNAT_RELEASE_AUTH,
+                        conf->release ? XNAT_NODES : XNAT_RELEASE);
+    }
+    else if (conf->release && !conf->release_auth) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0123),
+                        "%s: " XNAT_RELEASE " without " XNAT_RELEASE_AUTH
+                        ": Tomcat's manager wants a user and a password",
+                        b->s->name);
+    }
+}
+
 static void check_moves(server_rec *s, const proxy_balancer *b, const xnat_conf_t *conf)
 {
     if (!conf->nodes) {
@@ -84,10 +109,11 @@ static void check_moves(server_rec *s, const proxy_balancer *b, const xnat_conf_
                         "recognised, so none can move",
                         b->s->name);
     }
-    if (conf->move == XNAT_MOVE_ON && b->workers->nelts == 2) {
+    if (conf->move == XNAT_MOVE_ON && b->workers->nelts == 2 && !conf->release) {
         xnat_log_server(APLOG_WARNING, 0, s, XB(0114),
                         "%s: with two members no session moves because of overload: the second "
-                        "is kept free for a failure of the first; drains work",
+                        "is kept free for a failure of the first; drains work, and so does "
+                        "overload with " XNAT_RELEASE,
                         b->s->name);
     }
     if (b->s->sticky_force) {
@@ -164,7 +190,6 @@ int xnat_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, se
 {
     (void)pconf;
     (void)plog;
-    (void)ptemp;
     for (server_rec *s = main; s; s = s->next) {
         proxy_server_conf *proxy = ap_get_module_config(s->module_config, &proxy_module);
         proxy_balancer *b = (proxy_balancer *)proxy->balancers->elts;
@@ -176,6 +201,7 @@ int xnat_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, se
                 check_routes(s, &b[i]);
                 check_sticky(s, &b[i], &conf);
                 check_moves(s, &b[i], &conf);
+                check_release(ptemp, s, &b[i], &conf);
             }
         }
     }

@@ -23,7 +23,9 @@ enum {
     SET_REST = 1 << 10,
     SET_GRACE = 1 << 11,
     SET_GATE_TIMEOUT = 1 << 12,
-    SET_PROBE = 1 << 13
+    SET_PROBE = 1 << 13,
+    SET_RELEASE = 1 << 14,
+    SET_RELEASE_AUTH = 1 << 15
 };
 
 static const xnat_conf_t defaults = {
@@ -81,6 +83,9 @@ static void overlay(xnat_conf_t *out, const xnat_conf_t *add)
     TAKE(SET_GRACE, grace)
     TAKE(SET_GATE_TIMEOUT, gate_timeout)
     TAKE(SET_PROBE, probe)
+    TAKE(SET_RELEASE, release)
+    TAKE(SET_RELEASE_AUTH, release_file)
+    TAKE(SET_RELEASE_AUTH, release_auth)
 #undef TAKE
     out->set |= add->set;
 }
@@ -326,13 +331,18 @@ static const char *set_rate(cmd_parms *cmd, void *dir, const char *arg, const ch
     return NULL;
 }
 
-static const char *set_probe(cmd_parms *cmd, void *dir, const char *arg)
+static bool is_path(const char *arg, const char *besides)
 {
     bool good = arg[0] == '/' && strlen(arg) < 200;
     for (const char *p = arg; *p; p++) {
-        good = good && (apr_isalnum(*p) || strchr("/-_.~!$&'()*+,;=:@%?", *p));
+        good = good && (apr_isalnum(*p) || strchr(besides, *p));
     }
-    if (!good) {
+    return good;
+}
+
+static const char *set_probe(cmd_parms *cmd, void *dir, const char *arg)
+{
+    if (!is_path(arg, "/-_.~!$&'()*+,;=:@%?")) {
         return apr_psprintf(cmd->pool,
                             XNAT_PROBE " wants a path at the nodes that starts with / "
                                        "and needs no quoting, under 200 characters, not \"%s\"",
@@ -344,6 +354,73 @@ static const char *set_probe(cmd_parms *cmd, void *dir, const char *arg)
     }
     conf->probe = arg;
     return NULL;
+}
+
+static const char *set_release(cmd_parms *cmd, void *dir, const char *arg)
+{
+    if (!is_path(arg, "/-_.~!$&'()*+,;=:@%")) { /* a query is added */
+        return apr_psprintf(cmd->pool,
+                            XNAT_RELEASE " wants the path of Tomcat's JMXProxyServlet, such as "
+                                         "/manager/jmxproxy: it starts with /, needs no "
+                                         "quoting, has no query and is under 200 characters, "
+                                         "not \"%s\"",
+                            arg);
+    }
+    xnat_conf_t *conf = target(cmd, dir, SET_RELEASE);
+    if (!conf) {
+        return misplaced(cmd);
+    }
+    conf->release = arg;
+    return NULL;
+}
+
+/* One line, user:password. NULL: well; what is wrong never quotes it. */
+static const char *read_login(apr_pool_t *pool, const char *name, char *line, apr_size_t size)
+{
+    apr_file_t *file;
+    apr_size_t n = 0;
+    char why[120];
+    apr_status_t rv = apr_file_open(&file, name, APR_READ, APR_OS_DEFAULT, pool);
+    if (rv == APR_SUCCESS) {
+        rv = apr_file_read_full(file, line, size - 1, &n);
+        apr_file_close(file);
+    }
+    if (rv != APR_SUCCESS && !APR_STATUS_IS_EOF(rv)) {
+        return apr_psprintf(pool, XNAT_RELEASE_AUTH ": %s cannot be read: %s", name,
+                            apr_strerror(rv, why, sizeof why));
+    }
+    line[n] = '\0';
+    char *end = line + strcspn(line, "\r\n"), *colon = strchr(line, ':');
+    bool whole = rv != APR_SUCCESS && end + strspn(end, "\r\n") == line + n;
+    *end = '\0';
+    bool good =
+        whole && colon && colon > line && colon[1] && !*ap_scan_http_field_content(line);
+    return good ? NULL
+                : apr_psprintf(pool,
+                               XNAT_RELEASE_AUTH ": %s must hold one line, user:password, of "
+                                                 "at most 254 characters",
+                               name);
+}
+
+/* Read by the parent, as root, at each start. */
+static const char *set_release_auth(cmd_parms *cmd, void *dir, const char *arg)
+{
+    char line[256];
+    const char *name = ap_server_root_relative(cmd->pool, arg);
+    xnat_conf_t *conf = target(cmd, dir, SET_RELEASE_AUTH);
+    if (!conf) {
+        return misplaced(cmd);
+    }
+    const char *wrong = *arg && name ? read_login(cmd->temp_pool, name, line, sizeof line)
+                                     : XNAT_RELEASE_AUTH
+                            " wants the name of a file with one line, "
+                            "user:password";
+    if (!wrong) {
+        conf->release_file = arg;
+        conf->release_auth =
+            apr_pstrcat(cmd->pool, "Basic ", ap_pbase64encode(cmd->temp_pool, line), NULL);
+    }
+    return wrong ? apr_pstrdup(cmd->pool, wrong) : NULL;
 }
 
 #define WHERE (RSRC_CONF | ACCESS_CONF)
@@ -366,6 +443,10 @@ const command_rec xnat_config_directives[] = {
     AP_INIT_TAKE1(XNAT_GRACE, set_time, NULL, WHERE, "quiet time before a move"),
     AP_INIT_TAKE1(XNAT_GATE_TIMEOUT, set_time, NULL, WHERE, "longest wait at a gate"),
     AP_INIT_TAKE1(XNAT_PROBE, set_probe, NULL, WHERE, "path of the module's HEAD requests"),
+    AP_INIT_TAKE1(XNAT_RELEASE, set_release, NULL, WHERE,
+                  "path of the nodes' JMXProxyServlet, to expire stale copies"),
+    AP_INIT_TAKE1(XNAT_RELEASE_AUTH, set_release_auth, NULL, WHERE,
+                  "file with its user:password"),
     {NULL, {NULL}, NULL, 0, RAW_ARGS, NULL},
 };
 

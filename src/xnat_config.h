@@ -27,6 +27,8 @@
 #define XNAT_GRACE "XnatBalanceGrace"
 #define XNAT_GATE_TIMEOUT "XnatBalanceGateTimeout"
 #define XNAT_PROBE "XnatBalanceProbe"
+#define XNAT_RELEASE "XnatBalanceRelease"
+#define XNAT_RELEASE_AUTH "XnatBalanceReleaseAuth"
 
 typedef enum {
     XNAT_MOVE_OFF,
@@ -49,7 +51,9 @@ typedef struct {
     double threshold;
     double rate, burst; /* overload moves per second, and at once */
     apr_interval_time_t rest, grace, gate_timeout;
-    const char *probe; /* NULL: a path below the session cookie's */
+    const char *probe;   /* NULL: a path below the session cookie's */
+    const char *release; /* path of the nodes' JMXProxyServlet; NULL: copies are left to age */
+    const char *release_file, *release_auth; /* its user: where from; Authorization's value */
 } xnat_conf_t;
 
 /* In proxy_balancer.context of each balancer, in every process, for the life of the

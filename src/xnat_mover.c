@@ -10,6 +10,7 @@
 
 #include "mod_xnat_balance.h"
 #include "xnat_log.h"
+#include "xnat_release.h"
 #include "xnat_sentinel.h"
 #include "xnat_tick.h"
 
@@ -138,7 +139,12 @@ static void *APR_THREAD_FUNC work(apr_thread_t *thread, void *data)
     }
     while (next_job(&job)) {
         __atomic_fetch_add((uint32_t *)&xnat_shm->movers_busy, 1, __ATOMIC_RELAXED);
-        xnat_move_run(&hands, &job);
+        if (job.kind == XNAT_JOB_RELEASE || job.kind == XNAT_JOB_TRY) {
+            xnat_release_run(&hands, &job);
+        }
+        else {
+            xnat_move_run(&hands, &job);
+        }
         __atomic_fetch_sub((uint32_t *)&xnat_shm->movers_busy, 1, __ATOMIC_RELAXED);
     }
     xnat_hands_close(&hands);

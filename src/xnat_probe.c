@@ -28,6 +28,10 @@ struct xnat_probe_t {
     xnat_deadline_t deadline;
     proxy_conn_rec *conn; /* of the running attempt */
     apr_size_t received;  /* bytes in the running attempt */
+    /* GET: what the running attempt's answer has brought; NULL: a HEAD */
+    char *body;
+    apr_size_t body_bytes;
+    bool body_cut, body_whole;
 };
 
 /* The probe that this thread runs inside mod_proxy, for the hooks and filters below. */
@@ -54,10 +58,40 @@ static apr_status_t no_body_filter(ap_filter_t *f, apr_bucket_brigade *bb, ap_in
     return APR_SUCCESS;
 }
 
+static apr_status_t keep_body(xnat_probe_t *p, apr_bucket *b)
+{
+    const char *data;
+    apr_size_t n, room = XNAT_PROBE_BODY_MAX - p->body_bytes;
+    apr_status_t rv = apr_bucket_read(b, &data, &n, APR_BLOCK_READ);
+    if (rv == APR_SUCCESS) {
+        p->body_cut = p->body_cut || n > room;
+        n = n > room ? room : n;
+        memcpy(p->body + p->body_bytes, data, n);
+        p->body_bytes += n;
+    }
+    return rv;
+}
+
+/* In place of a client. An answer that breaks off ends with an error bucket. */
 static apr_status_t no_client_filter(ap_filter_t *f, apr_bucket_brigade *bb)
 {
+    xnat_probe_t *p = running && running->body ? running : NULL;
+    apr_status_t rv = APR_SUCCESS;
     (void)f;
-    return apr_brigade_cleanup(bb);
+    for (apr_bucket *b = APR_BRIGADE_FIRST(bb);
+         p && rv == APR_SUCCESS && b != APR_BRIGADE_SENTINEL(bb); b = APR_BUCKET_NEXT(b)) {
+        if (AP_BUCKET_IS_ERROR(b)) {
+            rv = APR_EGENERAL;
+        }
+        else if (!APR_BUCKET_IS_METADATA(b)) {
+            rv = keep_body(p, b);
+        }
+        else if (APR_BUCKET_IS_EOS(b)) {
+            p->body_whole = true;
+        }
+    }
+    apr_brigade_cleanup(bb);
+    return rv;
 }
 
 static apr_status_t bounded_filter(ap_filter_t *f, apr_bucket_brigade *bb, ap_input_mode_t mode,
@@ -221,12 +255,12 @@ static request_rec *make_request(xnat_probe_t *p, apr_pool_t *pool,
     r->server = s;
     r->log = &s->log;
     r->request_time = apr_time_now();
-    r->method = "HEAD";
+    r->method = p->body ? "GET" : "HEAD";
     r->method_number = M_GET;
-    r->header_only = 1; /* without it http waits for a body, and AJP sends a GET */
+    r->header_only = !p->body; /* without it http waits for a body, and AJP sends a GET */
     r->protocol = "HTTP/1.1";
     r->proto_num = HTTP_VERSION(1, 1);
-    r->the_request = apr_pstrcat(r->pool, "HEAD ", req->path, " HTTP/1.1", NULL);
+    r->the_request = apr_pstrcat(r->pool, r->method, " ", req->path, " HTTP/1.1", NULL);
     r->uri = r->unparsed_uri = apr_pstrdup(r->pool, req->path);
     r->proxyreq = PROXYREQ_REVERSE;
     r->handler = "proxy-server";
@@ -349,6 +383,12 @@ static void keep_answer(xnat_probe_t *p, request_rec *r, xnat_probe_answer_t *an
     for (unsigned i = 0; i < answer->cookies; i++) {
         answer->set_cookie[i] = apr_pstrdup(p->answers, answer->set_cookie[i]);
     }
+    if (p->body) {
+        p->body[p->body_bytes] = '\0';
+        answer->body = p->body;
+        answer->body_bytes = p->body_bytes;
+        answer->body_cut = p->body_cut;
+    }
 }
 
 /* The handler's word counts: after a failure r->status may still be 200. And a peer that does
@@ -390,7 +430,7 @@ static xnat_probe_rc_t ask(xnat_probe_t *p, request_rec *r, const xnat_probe_req
     }
     /* Handed on: in single-connection mode the scheme handler takes this very one. */
     clone->cp->conn = p->conn;
-    if (!is_answered(r, clone, req, url)) {
+    if (!is_answered(r, clone, req, url) || (p->body && !p->body_whole)) {
         return XNAT_PROBE_BROKEN;
     }
     keep_answer(p, r, answer);
@@ -403,7 +443,8 @@ static xnat_probe_rc_t attempt(xnat_probe_t *p, const xnat_probe_request_t *req,
     xnat_probe_rc_t rc = XNAT_PROBE_BROKEN;
     apr_pool_t *pool;
     apr_pool_create(&pool, p->pool);
-    p->received = 0;
+    p->received = p->body_bytes = 0;
+    p->body_cut = p->body_whole = false;
     p->conn = NULL;
     *kept = false;
     running = p;
@@ -431,12 +472,13 @@ static bool is_clean(const xnat_probe_request_t *req)
     return req->path[0] == '/' && !*ap_scan_vchar_obstext(req->path);
 }
 
-xnat_probe_rc_t xnat_probe_head(xnat_probe_t *p, const xnat_probe_request_t *req,
-                                xnat_probe_answer_t *answer)
+static xnat_probe_rc_t run(xnat_probe_t *p, const xnat_probe_request_t *req, bool get,
+                           xnat_probe_answer_t *answer)
 {
     bool kept;
     memset(answer, 0, sizeof(*answer));
     apr_pool_clear(p->answers);
+    p->body = get ? apr_palloc(p->answers, XNAT_PROBE_BODY_MAX + 1) : NULL;
     if (!is_clean(req)) {
         return XNAT_PROBE_BROKEN;
     }
@@ -449,6 +491,18 @@ xnat_probe_rc_t xnat_probe_head(xnat_probe_t *p, const xnat_probe_request_t *req
     }
     bool late = xnat_deadline_disarm(&p->deadline);
     return late && rc != XNAT_PROBE_ANSWERED ? XNAT_PROBE_LATE : rc;
+}
+
+xnat_probe_rc_t xnat_probe_head(xnat_probe_t *p, const xnat_probe_request_t *req,
+                                xnat_probe_answer_t *answer)
+{
+    return run(p, req, false, answer);
+}
+
+xnat_probe_rc_t xnat_probe_get(xnat_probe_t *p, const xnat_probe_request_t *req,
+                               xnat_probe_answer_t *answer)
+{
+    return run(p, req, true, answer);
 }
 
 void xnat_probe_destroy(xnat_probe_t *p)

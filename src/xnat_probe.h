@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A HEAD to a member from a background thread, through mod_proxy itself: http, https, ajp and
- * unix sockets (h2 and ws members: in HTTP/1.1) with the member's own settings, under one total
- * deadline, without a trace in the real worker's counters and error state. One xnat_probe_t per
- * thread; nothing here is called from a request. Probes run the hooks create_request,
- * map_to_storage, pre_connection and scheme_handler with a request and a client connection that
- * are made up. */
+/* A HEAD or GET to a member from a background thread, through mod_proxy itself: http, https,
+ * ajp and unix sockets (h2 and ws members: in HTTP/1.1) with the member's own settings, under
+ * one total deadline, without a trace in the real worker's counters and error state. One
+ * xnat_probe_t per thread; nothing here is called from a request. Probes run the hooks
+ * create_request, map_to_storage, pre_connection and scheme_handler with a request and a client
+ * connection that are made up. */
 #ifndef XNAT_PROBE_H
 #define XNAT_PROBE_H
+
+#include <stdbool.h>
 
 #include "httpd.h"
 #include "mod_proxy.h"
@@ -48,14 +50,22 @@ typedef enum {
 } xnat_probe_rc_t;
 
 #define XNAT_PROBE_COOKIES 16
+/* Of a GET's body; the rest is read and thrown away, up to a limit of all that is received. */
+#define XNAT_PROBE_BODY_MAX (64 * 1024)
 
 typedef struct {
     int status;
     unsigned cookies;
     const char *set_cookie[XNAT_PROBE_COOKIES]; /* in the probe's pool, until its next call */
+    const char *body; /* GET: likewise, ends with '\0'; a node may put others into it */
+    size_t body_bytes;
+    bool body_cut; /* there was more of it */
 } xnat_probe_answer_t;
 
 xnat_probe_rc_t xnat_probe_head(xnat_probe_t *p, const xnat_probe_request_t *req,
                                 xnat_probe_answer_t *answer);
+/* The same with the body; ANSWERED only if it is whole, as far as its form can tell. */
+xnat_probe_rc_t xnat_probe_get(xnat_probe_t *p, const xnat_probe_request_t *req,
+                               xnat_probe_answer_t *answer);
 
 #endif

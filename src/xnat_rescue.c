@@ -8,6 +8,7 @@
 #include "xb_rule.h"
 #include "xnat_fleet.h"
 #include "xnat_log.h"
+#include "xnat_release.h"
 
 /* Targets that are tried before the session is given to the best one unproved. */
 #define TRIES 3
@@ -192,7 +193,7 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
 {
     xnat_fleet_t fleet;
     int owner;
-    if (!choose(m, &fleet)) {
+    if (!choose(m, &fleet) && !(xnat_release_former(m) && choose(m, &fleet))) {
         return XB_NO_TARGET;
     }
     if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {

@@ -93,8 +93,10 @@ typedef struct {
     _Atomic uint64_t recent_next;
     _Atomic uint64_t revived; /* brought back at a restarted home */
     _Atomic uint64_t lost;    /* sessions of dead nodes that were nowhere in the store */
-    _Atomic uint64_t looked_up, not_looked_up; /* unknown sessions */
-    xb_bucket_t lookups;                       /* rate of those */
+    _Atomic uint64_t looked_up, not_looked_up;  /* unknown sessions */
+    _Atomic uint64_t released, helds[XB_HELDS]; /* stale copies expired; those that were not */
+    _Atomic int64_t held_logged_us[XB_HELDS];   /* one line per class and minute */
+    xb_bucket_t lookups;                        /* rate of those */
     _Atomic int64_t forgot_us; /* when the table last forgot a session that had moved */
 
     /* Sessions whose gate a request has shut: slot + 1, 0 once the mover has taken it. A ring;

@@ -10,7 +10,7 @@
 #include "xnat_shm.h"
 
 #define ACTIVE_US (300 * APR_USEC_PER_SEC)
-#define SETTINGS 14
+#define SETTINGS 16
 
 /* While it is collected; arrays grow in the pool. */
 typedef struct {
@@ -98,6 +98,8 @@ static void settings(apr_pool_t *p, const xnat_conf_t *conf, xb_report_balancer_
         {XNAT_GRACE, time_text(p, conf->grace)},
         {XNAT_GATE_TIMEOUT, time_text(p, conf->gate_timeout)},
         {XNAT_PROBE, conf->probe},
+        {XNAT_RELEASE, conf->release},
+        {XNAT_RELEASE_AUTH, conf->release_file},
     };
     out->setting = apr_pmemdup(p, all, sizeof all);
     out->settings = SETTINGS;
@@ -248,6 +250,10 @@ static void counters(xb_report_t *r, const xnat_shm_t *m)
         r->refused[i] = m->refusals[i];
     }
     r->would_have_moved = m->refusals[XB_NO_DRY_RUN];
+    r->released = m->released;
+    for (unsigned i = 0; i < XB_HELDS; i++) {
+        r->held[i] = m->helds[i];
+    }
     r->forgotten = m->forgotten;
     r->not_remembered = m->not_remembered;
     r->repaired = m->repaired;

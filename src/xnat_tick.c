@@ -12,6 +12,7 @@
 #include "xb_rule.h"
 #include "xnat_fleet.h"
 #include "xnat_log.h"
+#include "xnat_release.h"
 
 #define SECOND_US INT64_C(1000000)
 #define FOLD_EVERY_US 100000
@@ -263,6 +264,20 @@ static bool is_resting(const plan_t *p, const xb_view_t *v, int64_t now)
     return v->gated_us && v->target == v->w.home && now - v->gated_us < p->xb->conf.rest;
 }
 
+/* May an overload move go to the last node where the session has not been? Only if that leaves
+ * one copy behind, at a node where copies can be released: soon, or first if the new home fails
+ * before. */
+static bool may_use_up(const plan_t *p, uint32_t slot, const xb_view_t *v, const bool *visited,
+                       int64_t now)
+{
+    for (unsigned i = 0; i < p->fleet.n; i++) {
+        if (visited[i] && i != p->from) {
+            return false;
+        }
+    }
+    return xnat_release_works(p->xb, slot, v, now);
+}
+
 /* A session of the overloaded member. The busiest one of those that do not turn the imbalance
  * round is taken: one move relieves as much as it can. */
 static void consider_overload(plan_t *p, uint32_t slot, const xb_view_t *v, int64_t now)
@@ -277,7 +292,7 @@ static void consider_overload(plan_t *p, uint32_t slot, const xb_view_t *v, int6
     int to = xb_policy_target(p->fleet.load, p->fleet.n, p->from, visited, &free_left);
     xnat_job_t job = job_of(p, slot, v, p->from, to);
     job.reason = XB_MOVE_OVERLOAD;
-    if (to < 0 || free_left == 0) {
+    if (to < 0 || (free_left == 0 && !may_use_up(p, slot, v, visited, now))) {
         tell_no_target(&job, to < 0 ? XB_NO_TARGET : XB_NO_LAST_TARGET, now);
         return;
     }
@@ -456,4 +471,5 @@ void xnat_tick_run(int64_t now)
     }
     count_sessions(now);
     choose_moves(now);
+    xnat_release_tick(now);
 }

@@ -116,6 +116,7 @@ static xb_report_t small(void)
                      .lost = 2504,
                      .looked_up = 2505,
                      .not_looked_up = 2506,
+                     .released = 2507,
                      .uncounted = 2502,
                      .gate_fenced = 2503,
                      .move_ms_sum = 3013,
@@ -136,6 +137,8 @@ static xb_report_t small(void)
         r.moved[i] = 6000 + i;
     for (i = 0; i < XB_REFUSALS; i++)
         r.refused[i] = 7000 + i;
+    for (i = 0; i < XB_HELDS; i++)
+        r.held[i] = 8000 + i;
     member[1].score = INFINITY;
     return r;
 }
@@ -161,12 +164,13 @@ static void figures(const xb_report_t *r, xb_report_form_t form, const char *nam
     bool prom = form == XB_REPORT_PROMETHEUS;
     has_numbers(text, name, 1001, 1011);
     has_numbers(text, name, prom ? 2005 : 2001, 2006);
-    has_numbers(text, name, 2501, 2503);
+    has_numbers(text, name, 2501, 2507);
     has_numbers(text, name, 3001, prom ? 3012 : 3016);
     has_numbers(text, name, 4000, 4000 + XB_REPORT_STATES - 1);
     has_numbers(text, name, 5000, 5000 + XB_DECISIONS - 1);
     has_numbers(text, name, 6000, 6000 + XB_MOVE_REASONS - 1);
     has_numbers(text, name, 7000, 7000 + XB_REFUSALS - 1);
+    has_numbers(text, name, 8000, 8000 + XB_HELDS - 1);
     has(text, "xnat.example.org:443");
     has(text, "balancer://xnat");
     has(text, "http://127.0.0.1:8080");

@@ -72,21 +72,34 @@ static void visit(model_t *m, unsigned member)
     m->flags |= XB_SESSION_CROWDED;
 }
 
+/* May a copy live elsewhere? all: dead ones count, too. */
+static bool elsewhere(const model_t *m, bool all)
+{
+    for (unsigned i = 0; i < XB_VISITED_MAX; i++)
+        if (m->visited[i] && m->visited[i] != m->home + 1 && (all || !dead_copy(m, i)))
+            return true;
+    return false;
+}
+
+static void reap(model_t *m)
+{
+    if (m->there && !m->inflight && !m->moving && m->flags & XB_SESSION_ENDED &&
+        !elsewhere(m, true))
+        m->there = false;
+}
+
 /* 0 ended, 1 expired, 2 unproven, 3 proven, 4 to be kept */
 static unsigned rank_of(const model_t *m)
 {
     if (m->moving || m->inflight)
         return 4;
-    if (m->flags & XB_SESSION_ENDED)
+    if (m->flags & XB_SESSION_ENDED && !elsewhere(m, false))
         return 0;
     if (m->inactive_s && m->last_us + (m->inactive_s + 60) * S < now)
         return 1;
     if (m->flags & XB_SESSION_UNPROVEN)
         return 2;
-    for (unsigned i = 0; i < XB_VISITED_MAX; i++)
-        if (m->visited[i] && m->visited[i] != m->home + 1 && !dead_copy(m, i))
-            return 4;
-    return m->flags & XB_SESSION_CROWDED ? 4 : 3;
+    return m->flags & XB_SESSION_CROWDED || elsewhere(m, false) ? 4 : 3;
 }
 
 static bool in_buckets(uint32_t slot, unsigned tag)
@@ -191,8 +204,7 @@ static void op_leave(held_t *h)
     m->inflight--;
     m->last_us = now > m->last_us ? now : m->last_us;
     m->bar_us = bar > m->bar_us ? bar : m->bar_us;
-    if (!m->inflight && !m->moving && m->flags & XB_SESSION_ENDED)
-        m->there = false;
+    reap(m);
     counts[1]++;
 }
 
@@ -304,7 +316,7 @@ static void op_mark(unsigned tag)
     if (what == 0) {
         xb_table_flag(table, m->slot, XB_SESSION_ENDED, XB_SESSION_PARTIAL);
         m->flags = (m->flags | XB_SESSION_ENDED) & ~(unsigned)XB_SESSION_PARTIAL;
-        m->there = m->moving || m->inflight;
+        reap(m);
     }
     else if (what < 4) {
         xb_table_visit(table, m->slot, member, now);
@@ -314,6 +326,7 @@ static void op_mark(unsigned tag)
         xb_table_unvisit(table, m->slot, member);
         for (unsigned i = 0; i < XB_VISITED_MAX; i++)
             m->visited[i] = m->visited[i] == member + 1 ? 0 : m->visited[i];
+        reap(m);
     }
     else if (what < 14) {
         visit(m, member);
@@ -381,6 +394,8 @@ static void end_move(model_t *m, unsigned tag, unsigned token, bool ours, unsign
     counts[5 + what]++;
     m->moving = false;
     m->bar_us = bar > m->bar_us ? bar : m->bar_us;
+    if (what == 0)
+        reap(m);
     if (what == 0)
         return;
     visit(m, m->home);

@@ -385,6 +385,46 @@ static void test_ended(void)
     end("ended");
 }
 
+/* Its id may still be good at a former home, so it must lead to where the session ended. */
+static void test_ended_elsewhere(void)
+{
+    unsigned token;
+    begin(64, 1, 8);
+    uint32_t slot = idle_session(7, 1, 0);
+    xb_table_visit(table, slot, 2, now);
+    xb_table_flag(table, slot, XB_SESSION_ENDED, 0);
+    is_int(xb_table_find(table, 7), slot, "ended, with a copy elsewhere: still known");
+    ok(gate(slot, 1, false, &token), "gated");
+    xb_table_unvisit(table, slot, 2);
+    is_int(xb_table_find(table, 7), slot, "the copy is gone, the gate is shut: still known");
+    ok(xb_table_abort(table, slot, token, 0), "opened");
+    is_int(xb_table_find(table, 7), XB_SLOT_NONE, "and forgotten");
+    end("ended elsewhere");
+}
+
+static void test_strays(void)
+{
+    xb_ref_t at_home, stray;
+    char id[XB_ID_MAX + 1];
+    unsigned token, path;
+    begin(64, 2, 8);
+    uint32_t slot = idle_session(7, 1, 0);
+    is_int(enter(7, &at_home), XB_ENTER_IN, "a request");
+    ok(!xb_table_strays(table, slot, XB_MEMBER_NONE), "at home it is no stray");
+    ok(gate(slot, 2, true, &token), "fenced");
+    ok(xb_table_strays(table, slot, XB_MEMBER_NONE), "now it is");
+    ok(xb_table_commit(table, slot, token, 2, (xb_span_t){"a.2", 3}, now, 0), "moved");
+    is_int(enter(7, &stray), XB_ENTER_IN, "another, at the new home");
+    ok(xb_table_strays(table, slot, 1), "at the former home one may still run");
+    ok(!xb_table_strays(table, slot, 2), "at no other");
+    ok(xb_table_id_of(table, slot, 7, id, &path) && !strcmp(id, "a.2"), "its id, gate or not");
+    ok(!xb_table_id_of(table, slot, 8, id, &path), "not another's");
+    leave(&at_home);
+    ok(!xb_table_strays(table, slot, XB_MEMBER_NONE), "until it has ended");
+    leave(&stray);
+    end("strays");
+}
+
 /* More sessions than fit, all proven and idle: the new ones get in, few old ones are lost
  * early. */
 static void test_full(void)
@@ -417,6 +457,8 @@ int main(void)
     test_children();
     test_order();
     test_ended();
+    test_ended_elsewhere();
+    test_strays();
     test_full();
     return done();
 }
