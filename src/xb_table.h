@@ -74,7 +74,9 @@ int xb_table_child_open(xb_table_t *t, int32_t pid);
 void xb_table_child_close(xb_table_t *t, unsigned child);
 /* Row index of the dead child, -1 if unknown. */
 int xb_table_child_dead(xb_table_t *t, int32_t pid);
-unsigned xb_table_repair(xb_table_t *t);
+/* Counts the requests of dead children off. Their nodes may still work on them: sessions that
+ * had any make no voluntary move until bar_until_us. Number of sessions counted again. */
+unsigned xb_table_repair(xb_table_t *t, int64_t bar_until_us);
 /* Pid in a living row, 0 if free or dead. */
 int32_t xb_table_child_pid(const xb_table_t *t, unsigned child);
 

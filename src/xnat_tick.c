@@ -105,9 +105,9 @@ static void check_children(void)
     }
 }
 
-static void repair(void)
+static void repair(int64_t now)
 {
-    unsigned n = xb_table_repair(xnat_table);
+    unsigned n = xb_table_repair(xnat_table, now + XNAT_BROKEN_US);
     if (n) {
         __atomic_fetch_add((uint64_t *)&xnat_shm->repaired, n, __ATOMIC_RELAXED);
     }
@@ -444,7 +444,7 @@ void xnat_tick_begin(void)
 
 void xnat_tick_run(int64_t now)
 {
-    repair();
+    repair(now);
     if (now - children_us >= CHECK_CHILDREN_EVERY_US) {
         children_us = now;
         check_children();
