@@ -28,14 +28,21 @@ typedef struct xb_table xb_table_t; /* lies in shared memory, holds no pointers 
 #define XB_SESSIONS_MAX 2097152u
 
 enum {
-    XB_SESSION_PARTIAL = 1,  /* rule PROB: made again for a session that already ran; where it
-                                has  been is not known: no voluntary move */
-    XB_SESSION_UNPROVEN = 2, /* made from a client's word only; first to be forgotten, never
-                                displaces a proven one */
-    XB_SESSION_ENDED = 4, /* logged out or renamed: forgotten as soon as nothing is in flight */
-    XB_SESSION_CROWDED = 8, /* more visited nodes than fit: no voluntary move */
-    XB_SESSION_FRESH =
-        16 /* moved, and no request has come since; set and cleared by the glue */
+    /* rule PROB: made again for a session that already ran; where it has been is not known: no
+     * voluntary move */
+    XB_SESSION_PARTIAL = 1,
+    /* made from a client's word only; first to be forgotten, never displaces a proven one */
+    XB_SESSION_UNPROVEN = 2,
+    /* logged out or renamed: forgotten as soon as nothing is in flight */
+    XB_SESSION_ENDED = 4,
+    /* more visited nodes than fit: no voluntary move */
+    XB_SESSION_CROWDED = 8,
+    /* moved, and no request has come since; set and cleared by the glue */
+    XB_SESSION_FRESH = 16,
+    /* completely in the store; cleared by its next request */
+    XB_SESSION_VERIFIED = 32,
+    /* could not be verified, the log says why; cleared by its next request */
+    XB_SESSION_UNMOVABLE = 64
 };
 
 /* A request that was let through; the caller's memory, given back to leave. */

@@ -11,6 +11,8 @@
 
 #define UNCOUNTED_BAR_US (600 * XB_SECOND_US)
 #define SETTLE_TRIES 16
+/* True of an idle session only. */
+#define SEEN_IDLE (XB_SESSION_VERIFIED | XB_SESSION_UNMOVABLE)
 
 /* ---- claims */
 
@@ -268,6 +270,8 @@ xb_enter_t xb_table_enter_at(xb_table_t *t, unsigned child, uint64_t tag, int64_
         }
         atomic_store(own, xb_claim_pack(XB_CLAIM_COUNTED, w.epoch, slot));
         atomic_fetch_add_explicit(&e->requests, 1, memory_order_relaxed);
+        if (atomic_load_explicit(&e->flags, memory_order_relaxed) & SEEN_IDLE)
+            atomic_fetch_and(&e->flags, (uint8_t)~SEEN_IDLE);
         xb_raise(&e->last_us, now_us);
         *ref = (xb_ref_t){slot, claim, (uint16_t)child, (uint16_t)w.home, (uint16_t)w.epoch};
         return XB_ENTER_IN;
