@@ -12,6 +12,7 @@
 /* After a refusal the session is left alone for this long; longer if it could not be made
  * quiet, since its user has waited for nothing. */
 #define BACK_OFF_US (10 * INT64_C(1000000))
+#define STORE_BACK_OFF_US (2 * INT64_C(1000000))
 #define NEVER_QUIET_BACK_OFF_US (120 * INT64_C(1000000))
 /* How long a busy session's requests may hold the shut gate. */
 #define QUIET_US (1 * INT64_C(1000000))
@@ -310,10 +311,21 @@ static xb_refusal_t carry_out(xnat_steps_t *m)
 
 static int64_t back_off(const xnat_job_t *job, xb_refusal_t outcome)
 {
-    return job->kind == XNAT_JOB_VERIFY                                ? VERIFY_AGAIN_US
-           : job->kind != XNAT_JOB_MOVE && job->kind != XNAT_JOB_ADOPT ? 0
-           : outcome == XB_NO_QUIET                                    ? NEVER_QUIET_BACK_OFF_US
-                                                                       : BACK_OFF_US;
+    if (job->kind == XNAT_JOB_VERIFY) {
+        return VERIFY_AGAIN_US;
+    }
+    if (!was_chosen(job) && job->kind != XNAT_JOB_ADOPT) {
+        return 0;
+    }
+    switch (outcome) {
+    case XB_NO_STORE:
+    case XB_NO_STORE_LATE:
+        return STORE_BACK_OFF_US; /* says nothing of the session */
+    case XB_NO_QUIET:
+        return NEVER_QUIET_BACK_OFF_US;
+    default:
+        return BACK_OFF_US;
+    }
 }
 
 /* A lost home stays lost: the session's requests go on at the chosen node all the same,

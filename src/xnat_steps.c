@@ -8,8 +8,9 @@
 #include "xb_rule.h"
 
 #define PROBE_NAME "_xnat_balance_probe"
-/* How long the proof's keys may take to show: MSM stores after it has answered. */
-#define PROOF_US 400000
+/* How long the proof's keys may take to show: MSM stores after it has answered, some
+ * milliseconds later, and much later on a starved machine. */
+#define PROOF_US 2000000
 /* Life of a moved marker beyond the session's own: the stale copy's background cycle. */
 #define STALE_MARGIN_S 120
 
