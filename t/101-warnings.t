@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Cross-checks: a set-up that is well-formed but cannot work is told at configtest, with a sentence;
-# a sound one is not.
+# Cross-checks: a set-up that is well-formed but cannot work is told at configtest, with a
+# sentence; a sound one is not.
 use v5.36;
 use Test::More;
 use XB::Test;
@@ -49,7 +49,8 @@ subtest 'a sound set-up' => sub {
         'two members, drain only' => config(members => [ 'route=n1', 'route=n2' ],
                                             server => "$nodes\nXnatBalanceMove Drain"),
         'two members, no memcached' => config(members => [ 'route=n1', 'route=n2' ]),
-        'a standby for each' => config(members => [ 'route=n1', 'route=n1 status=+H', 'route=n2' ]),
+        'a standby for each' => config(
+            members => [ 'route=n1', 'route=n1 status=+H', 'route=n2' ]),
         'not ours' => config(method => 'bytraffic', members => [ '', 'route=n1', 'route=n1' ],
                              server => $nodes, set => 'nofailover=On stickysessionsep=+'));
     for my $what (sort keys %sound) {
@@ -69,20 +70,24 @@ my @unsound = (
       qr{XnatBalanceStorageKeyPrefix without XnatBalanceMemcachedNodes does nothing},
       config(inside => 'XnatBalanceStorageKeyPrefix xnat') ],
     [ 'nodes without stickysession', XB0113 =>
-      qr{stickysession= is not: no session is recognised}, config(server => $nodes, sticky => '') ],
+      qr{stickysession= is not: no session is recognised},
+      config(server => $nodes, sticky => '') ],
     [ 'two members', XB0114 => qr{with two members no session moves because of overload},
       config(members => [ 'route=n1', 'route=n2' ], server => $nodes) ],
     [ 'nofailover', XB0115 => qr{nofailover=On: when a node is down its sessions get 503},
       config(server => $nodes, set => 'nofailover=On') ],
-    [ 'a list that MSM refuses', XB0116 => qr{"n1:a:1 , n2:b:2" is understood here, but MSM wants},
+    [ 'a list that MSM refuses', XB0116 =>
+      qr{"n1:a:1 , n2:b:2" is understood here, but MSM wants},
       config(server => 'XnatBalanceMemcachedNodes "n1:a:1 , n2:b:2"') ],
     [ 'a method that is not inherited', XB0117 =>
       qr{lbmethod=byrequests in this virtual host .* and xnat in the main server},
-      config(after => "<VirtualHost 127.0.0.1:9>\nProxyPass /x balancer://app/\n</VirtualHost>") ],
+      config(after => "<VirtualHost 127.0.0.1:9>\nProxyPass /x balancer://app/\n"
+                 . '</VirtualHost>') ],
     [ 'a strange separator', XB0118 =>
       qr{stickysessionsep=\+ sessions stick, but none is recognised},
       config(set => 'stickysessionsep=+') ],
-    [ 'no separator', XB0118 => qr{stickysessionsep=Off }, config(set => 'stickysessionsep=Off') ],
+    [ 'no separator', XB0118 => qr{stickysessionsep=Off },
+      config(set => 'stickysessionsep=Off') ],
     [ "one that Tomcat does not write", XB0118 => qr{stickysessionsep=: },
       config(set => 'stickysessionsep=:', server => $nodes) ],
     [ 'no name in paths', XB0119 => qr{stickysession=JSESSIONID\| has an empty name},
