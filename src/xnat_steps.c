@@ -160,7 +160,8 @@ static xb_refusal_t no_proof(xnat_probe_rc_t rc, bool cookie)
 xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer = {0};
-    if (!xnat_steps_is_ours(m)) {
+    /* With another lbmethod by now requests no longer heed the gate. */
+    if (!xnat_steps_is_ours(m) || !xnat_balancer_of(m->xb->balancer)) {
         return XB_NO_TOKEN;
     }
     xb_table_visit(xnat_table, m->job->slot, m->to, xnat_now_us());
