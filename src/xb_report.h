@@ -49,6 +49,9 @@ typedef struct {
     double occupancy;     /* decayed mean of requests in flight */
     uint64_t busy;
     uint64_t sessions, active; /* homes here; of them used recently */
+    uint64_t unverified, verified,
+        unmovable; /* the same by what a stop of the node would mean */
+    bool safe_to_stop;
     uint64_t bytes_in, bytes_out, requests, elected, moved_in, moved_out, failed_over;
     uint64_t generation;
 } xb_report_member_t;

@@ -28,15 +28,22 @@ typedef struct xb_table xb_table_t; /* lies in shared memory, holds no pointers 
 #define XB_SESSIONS_MAX 2097152u
 
 enum {
-    XB_SESSION_PARTIAL = 1,  /* rule PROB: made again for a session that already ran; where it
-                                has  been is not known: no voluntary move */
-    XB_SESSION_UNPROVEN = 2, /* made from a client's word only; first to be forgotten, never
-                                displaces a proven one */
-    XB_SESSION_ENDED = 4,    /* logged out or renamed: forgotten as soon as nothing is in flight
-                                and    no former home may still know it */
-    XB_SESSION_CROWDED = 8,  /* more visited nodes than fit: no voluntary move */
-    XB_SESSION_FRESH =
-        16 /* moved, and no request has come since; set and cleared by the glue */
+    /* rule PROB: made again for a session that already ran; where it has been is not known: no
+     * voluntary move */
+    XB_SESSION_PARTIAL = 1,
+    /* made from a client's word only; first to be forgotten, never displaces a proven one */
+    XB_SESSION_UNPROVEN = 2,
+    /* logged out or renamed: forgotten as soon as nothing is in flight and no former home may
+     * still know it */
+    XB_SESSION_ENDED = 4,
+    /* more visited nodes than fit: no voluntary move */
+    XB_SESSION_CROWDED = 8,
+    /* moved, and no request has come since; set and cleared by the glue */
+    XB_SESSION_FRESH = 16,
+    /* completely in the store; cleared by its next request */
+    XB_SESSION_VERIFIED = 32,
+    /* could not be verified, the log says why; cleared by its next request */
+    XB_SESSION_UNMOVABLE = 64
 };
 
 /* A request that was let through; the caller's memory, given back to leave. */
@@ -75,7 +82,9 @@ int xb_table_child_open(xb_table_t *t, int32_t pid);
 void xb_table_child_close(xb_table_t *t, unsigned child);
 /* Row index of the dead child, -1 if unknown. */
 int xb_table_child_dead(xb_table_t *t, int32_t pid);
-unsigned xb_table_repair(xb_table_t *t);
+/* Counts the requests of dead children off. Their nodes may still work on them: sessions that
+ * had any make no voluntary move until bar_until_us. Number of sessions counted again. */
+unsigned xb_table_repair(xb_table_t *t, int64_t bar_until_us);
 /* Pid in a living row, 0 if free or dead. */
 int32_t xb_table_child_pid(const xb_table_t *t, unsigned child);
 

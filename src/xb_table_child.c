@@ -11,6 +11,8 @@
 
 #define UNCOUNTED_BAR_US (600 * XB_SECOND_US)
 #define SETTLE_TRIES 16
+/* True of an idle session only. */
+#define SEEN_IDLE (XB_SESSION_VERIFIED | XB_SESSION_UNMOVABLE)
 
 /* ---- claims */
 
@@ -124,8 +126,9 @@ int32_t xb_table_child_pid(const xb_table_t *t, unsigned child)
     return owner >> 32 == XB_ROW_LIVING ? (int32_t)(uint32_t)owner : 0;
 }
 
-/* Counts one session again. False: it does not hold still. */
-static bool settle(xb_table_t *t, uint32_t slot)
+/* Counts one session again; the bar stands before the word says that it is quiet. False: it
+ * does not hold still. */
+static bool settle(xb_table_t *t, uint32_t slot, int64_t bar_until_us)
 {
     if (slot >= t->slots)
         return true; /* died between claim and slot */
@@ -136,6 +139,8 @@ static bool settle(xb_table_t *t, uint32_t slot)
             return true;
         if (!xb_claim_count(t, slot, w.epoch, &counted.inflight))
             continue;
+        if (counted.inflight < w.inflight)
+            xb_raise(&e->bar_until_us, bar_until_us);
         counted.seq++;
         if (xb_entry_swap(e, w, counted))
             return true;
@@ -144,7 +149,8 @@ static bool settle(xb_table_t *t, uint32_t slot)
 }
 
 /* The lock is held for one claim at a time; rows of the dead are freed only under it. */
-static bool repair_claim(xb_table_t *t, xb_row_t *row, uint32_t i, unsigned *settled)
+static bool repair_claim(xb_table_t *t, xb_row_t *row, uint32_t i, int64_t bar_until_us,
+                         unsigned *settled)
 {
     bool still_dead = false;
     if (!xb_table_lock(t))
@@ -152,7 +158,7 @@ static bool repair_claim(xb_table_t *t, xb_row_t *row, uint32_t i, unsigned *set
     uint64_t claim = atomic_load(&row->claim[i]);
     if (xb_row_state(row) == XB_ROW_DEAD) {
         still_dead = true;
-        if (claim && settle(t, (uint32_t)claim)) {
+        if (claim && settle(t, (uint32_t)claim, bar_until_us)) {
             atomic_store(&row->claim[i], 0);
             ++*settled;
         }
@@ -173,7 +179,7 @@ static void free_row(xb_table_t *t, xb_row_t *row)
     xb_table_unlock(t);
 }
 
-unsigned xb_table_repair(xb_table_t *t)
+unsigned xb_table_repair(xb_table_t *t, int64_t bar_until_us)
 {
     unsigned settled = 0;
     for (unsigned child = 0; child < t->dim.children; child++) {
@@ -181,7 +187,8 @@ unsigned xb_table_repair(xb_table_t *t)
         if (xb_row_state(row) != XB_ROW_DEAD)
             continue;
         for (uint32_t i = 0; i < t->dim.claims; i++)
-            if (atomic_load(&row->claim[i]) && !repair_claim(t, row, i, &settled))
+            if (atomic_load(&row->claim[i]) &&
+                !repair_claim(t, row, i, bar_until_us, &settled))
                 break;
         free_row(t, row);
     }
@@ -285,6 +292,8 @@ xb_enter_t xb_table_enter_at(xb_table_t *t, unsigned child, uint64_t tag, int64_
         }
         atomic_store(own, xb_claim_counted(w.epoch, slot, w.home));
         atomic_fetch_add_explicit(&e->requests, 1, memory_order_relaxed);
+        if (atomic_load_explicit(&e->flags, memory_order_relaxed) & SEEN_IDLE)
+            atomic_fetch_and(&e->flags, (uint8_t)~SEEN_IDLE);
         xb_raise(&e->last_us, now_us);
         *ref = (xb_ref_t){slot, claim, (uint16_t)child, (uint16_t)w.home, (uint16_t)w.epoch};
         return XB_ENTER_IN;

@@ -12,6 +12,7 @@
 /* After a refusal the session is left alone for this long; longer if it could not be made
  * quiet, since its user has waited for nothing. */
 #define BACK_OFF_US (10 * INT64_C(1000000))
+#define STORE_BACK_OFF_US (2 * INT64_C(1000000))
 #define NEVER_QUIET_BACK_OFF_US (120 * INT64_C(1000000))
 /* How long a busy session's requests may hold the shut gate. */
 #define QUIET_US (1 * INT64_C(1000000))
@@ -20,6 +21,8 @@
 #define SETTLE_US 20000
 /* A flush whose end cannot be seen gets so long, and a second for each 40 MB. */
 #define FLUSH_US 50000
+/* A session that could not be verified is asked for again after this long. */
+#define VERIFY_AGAIN_US (30 * INT64_C(1000000))
 #define NO_ROUTE "xnat-balance"
 
 /* ---- gate */
@@ -38,16 +41,22 @@ static bool wait_for_quiet(const xnat_steps_t *m)
     return inflight == 0;
 }
 
+/* By the tick, of its own accord; the gates of the other jobs are shut already. */
+static bool was_chosen(const xnat_job_t *job)
+{
+    return job->kind == XNAT_JOB_MOVE || job->kind == XNAT_JOB_VERIFY;
+}
+
 static bool shut_gate(xnat_steps_t *m)
 {
     const xnat_job_t *job = m->job;
     xb_view_t v;
     m->begun_us = xnat_now_us();
-    if (job->kind != XNAT_JOB_MOVE && xb_table_view(xnat_table, job->slot, &v)) {
+    if (!was_chosen(job) && xb_table_view(xnat_table, job->slot, &v)) {
         m->begun_us = v.gated_us; /* its requests have been waiting since */
     }
     m->deadline_us = m->begun_us + m->xb->conf.gate_timeout * 9 / 10;
-    if (job->kind != XNAT_JOB_MOVE) {
+    if (!was_chosen(job)) {
         return xb_table_regate(xnat_table, job->slot, &m->token);
     }
     return xb_table_gate(xnat_table, job->slot, job->seen, job->to, false, m->begun_us,
@@ -126,15 +135,14 @@ static xb_refusal_t flush(xnat_steps_t *m)
 {
     char id[XB_ID_MAX + sizeof NO_ROUTE + 1];
     int64_t before_ms = m->stored_ms;
-    bool named;
     if (!XB_RULE(FLUSH)) {
         return XB_REFUSALS;
     }
     apr_snprintf(id, sizeof id, "%.*s%c" NO_ROUTE, (int)m->old.base.n, m->old.base.p,
                  m->xb->balancer->s->sticky_separator);
-    xb_refusal_t why = ask_home(m, id, &named);
+    xb_refusal_t why = ask_home(m, id, &m->named);
     if (why != XB_NO_FLUSH) {
-        why = named ? wait_for_store(m, before_ms) : flush_plainly(m);
+        why = m->named ? wait_for_store(m, before_ms) : flush_plainly(m);
     }
     return why;
 }
@@ -148,6 +156,28 @@ static xb_refusal_t prepare(xnat_steps_t *m)
         why = XB_NO_STORE;
     }
     return why;
+}
+
+/* An idle session of a draining node: stored it can be taken over when its user comes back,
+ * whatever becomes of the node. One that neither the store nor the node knows has ended there.
+ */
+static void verify(xnat_steps_t *m)
+{
+    xb_refusal_t why = check(m);
+    if (why == XB_REFUSALS || why == XB_NO_MARKER) {
+        why = flush(m);
+    }
+    bool gone = why == XB_NO_MARKER && !m->named;
+    xb_table_flag(xnat_table, m->job->slot,
+                  why == XB_REFUSALS ? XB_SESSION_VERIFIED
+                  : gone             ? XB_SESSION_ENDED
+                                     : XB_SESSION_UNMOVABLE,
+                  why == XB_REFUSALS ? XB_SESSION_UNPROVEN | XB_SESSION_UNMOVABLE : 0);
+    xb_table_abort(xnat_table, m->job->slot, m->token,
+                   why == XB_REFUSALS ? 0 : xnat_now_us() + VERIFY_AGAIN_US);
+    if (why != XB_REFUSALS && !gone) {
+        xnat_move_refused(m->job, why);
+    }
 }
 
 /* ---- ends */
@@ -239,14 +269,24 @@ void xnat_move_refused(const xnat_job_t *job, xb_refusal_t why)
     }
 }
 
-/* Steps between gate and commit. */
-static xb_refusal_t carry_out(xnat_steps_t *m)
+/* Whose session is it, and where may HEADs with its id go? */
+static xb_refusal_t identify(xnat_steps_t *m)
 {
     if (!xb_table_id(xnat_table, m->job->slot, m->token, m->old_text, &m->path) ||
         !xnat_steps_parse(m, m->old_text, &m->old)) {
         return XB_NO_TOKEN;
     }
     m->life_s = XNAT_UNKNOWN_LIFE_S;
+    return m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe ? XB_NO_PATH : XB_REFUSALS;
+}
+
+/* Steps between gate and commit. */
+static xb_refusal_t carry_out(xnat_steps_t *m)
+{
+    xb_refusal_t known = identify(m);
+    if (known == XB_NO_TOKEN) {
+        return known;
+    }
     if (m->job->kind == XNAT_JOB_RESCUE) {
         return xnat_rescue(m);
     }
@@ -256,8 +296,8 @@ static xb_refusal_t carry_out(xnat_steps_t *m)
     if (m->job->kind == XNAT_JOB_REVIVE) {
         return xnat_rescue_revive(m);
     }
-    if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {
-        return XB_NO_PATH;
+    if (known != XB_REFUSALS) {
+        return known;
     }
     if (m->job->wait_for_quiet && !wait_for_quiet(m)) {
         return XB_NO_QUIET;
@@ -271,9 +311,21 @@ static xb_refusal_t carry_out(xnat_steps_t *m)
 
 static int64_t back_off(const xnat_job_t *job, xb_refusal_t outcome)
 {
-    return job->kind != XNAT_JOB_MOVE && job->kind != XNAT_JOB_ADOPT ? 0
-           : outcome == XB_NO_QUIET                                  ? NEVER_QUIET_BACK_OFF_US
-                                                                     : BACK_OFF_US;
+    if (job->kind == XNAT_JOB_VERIFY) {
+        return VERIFY_AGAIN_US;
+    }
+    if (!was_chosen(job) && job->kind != XNAT_JOB_ADOPT) {
+        return 0;
+    }
+    switch (outcome) {
+    case XB_NO_STORE:
+    case XB_NO_STORE_LATE:
+        return STORE_BACK_OFF_US; /* says nothing of the session */
+    case XB_NO_QUIET:
+        return NEVER_QUIET_BACK_OFF_US;
+    default:
+        return BACK_OFF_US;
+    }
 }
 
 /* A lost home stays lost: the session's requests go on at the chosen node all the same,
@@ -295,12 +347,16 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
                       .to = job->to,
                       .from_worker = job->from_worker,
                       .to_worker = job->to_worker};
-    if (!xnat_move_store_up(hands, job->xb) && job->kind == XNAT_JOB_MOVE) {
+    if (!xnat_move_store_up(hands, job->xb) && was_chosen(job)) {
         xnat_move_refused(job, XB_NO_STORE);
         return;
     }
     if (!shut_gate(&m)) {
         return; /* the session has become busy, or somebody else has it: not a refusal */
+    }
+    if (job->kind == XNAT_JOB_VERIFY && identify(&m) == XB_REFUSALS) {
+        verify(&m);
+        return;
     }
     xb_refusal_t outcome = carry_out(&m);
     if (outcome == XB_REFUSALS) {

@@ -95,7 +95,7 @@ static void tell_held(const xnat_job_t *job, xb_held_t held, int64_t now)
         __atomic_compare_exchange_n((int64_t *)&xnat_shm->held_logged_us[held], &last, now, 0,
                                     __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
         xnat_log_server(
-            APLOG_WARNING, 0, job->xb->server, XB(0320),
+            APLOG_WARNING, 0, job->xb->server, XB(0330),
             "the stale copy of session %s at %s could not be expired: %s (told once "
             "a minute)",
             xnat_digest(job->tag, digest), xnat_shm->route[job->from].route,
@@ -107,7 +107,7 @@ static void tell_released(const xnat_job_t *job)
 {
     char digest[XB_DIGEST_SIZE];
     xnat_count(&xnat_shm->released);
-    xnat_log_server(APLOG_INFO, 0, job->xb->server, XB(0321),
+    xnat_log_server(APLOG_INFO, 0, job->xb->server, XB(0331),
                     "the stale copy of session %s at %s is gone", xnat_digest(job->tag, digest),
                     xnat_shm->route[job->from].route);
 }

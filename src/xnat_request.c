@@ -13,9 +13,6 @@
 #include "xnat_log.h"
 #include "xnat_traffic.h"
 
-/* After an answer that did not come whole: Tomcat may still work on it. */
-#define BROKEN_ANSWER_BAR_US (30 * INT64_C(1000000))
-
 xnat_request_t *xnat_request_of(request_rec *r)
 {
     return ap_get_module_config(r->request_config, &xnat_balance_module);
@@ -58,7 +55,7 @@ static void leave_session(xnat_request_t *xr)
 {
     if (xr->entered) {
         int64_t now = xnat_now_us();
-        xb_table_leave(xnat_table, &xr->ref, now, xr->complete ? 0 : now + BROKEN_ANSWER_BAR_US,
+        xb_table_leave(xnat_table, &xr->ref, now, xr->complete ? 0 : now + XNAT_BROKEN_US,
                        (double)(xr->bytes_in + xr->bytes_out) + xr->xb->decay.request_cost,
                        xr->xb->decay.half_life_s);
         xr->entered = false;

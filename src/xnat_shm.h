@@ -21,6 +21,8 @@
 #define XNAT_PATH_UNKNOWN XNAT_PATHS_MAX /* as a session's path index */
 #define XNAT_PATH_SIZE 128
 #define XNAT_RECENT 32
+/* An answer that did not come whole: Tomcat may still work on it for so long. */
+#define XNAT_BROKEN_US (30 * INT64_C(1000000))
 #define XNAT_WANTED 4096
 
 /* What the mover must know of a balancer's traffic to imitate it; text is written once per

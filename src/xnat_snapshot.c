@@ -21,6 +21,7 @@ typedef struct {
     apr_array_header_t *nodes;     /* xb_report_node_t */
     unsigned char node_seen[XNAT_STORES_MAX];
     uint64_t sessions[XB_MEMBERS_MAX], active[XB_MEMBERS_MAX];
+    uint64_t verified[XB_MEMBERS_MAX], unmovable[XB_MEMBERS_MAX];
 } collect_t;
 
 /* What happened after the snapshot's time was taken is as old as nothing. */
@@ -38,7 +39,9 @@ static void count_session(collect_t *c, const xb_view_t *v)
     state[XB_REPORT_UNPROVEN] += (v->flags & XB_SESSION_UNPROVEN) != 0;
     state[XB_REPORT_ENDED] += (v->flags & XB_SESSION_ENDED) != 0;
     c->report->remembered++;
-    if (v->w.home < XB_MEMBERS_MAX) {
+    if (v->w.home < XB_MEMBERS_MAX && !(v->flags & XB_SESSION_ENDED)) {
+        c->verified[v->w.home] += (v->flags & XB_SESSION_VERIFIED) != 0;
+        c->unmovable[v->w.home] += (v->flags & XB_SESSION_UNMOVABLE) != 0;
         c->sessions[v->w.home]++;
         c->active[v->w.home] += c->now_us - v->last_us < ACTIVE_US;
     }
@@ -156,6 +159,12 @@ static void fill_member(collect_t *c, const xnat_fleet_t *f, unsigned i,
         .busy = xb_member_busy(xnat_members, index),
         .sessions = c->sessions[index],
         .active = c->active[index],
+        .unverified = c->sessions[index] - c->verified[index] - c->unmovable[index],
+        .verified = c->verified[index],
+        .unmovable = c->unmovable[index],
+        .safe_to_stop = PROXY_WORKER_IS_DRAINING(f->worker[i]) &&
+                        xb_member_busy(xnat_members, index) == 0 &&
+                        c->sessions[index] == c->verified[index],
         .bytes_in = m->bytes_in,
         .bytes_out = m->bytes_out,
         .requests = m->requests,

@@ -8,8 +8,9 @@
 #include "xb_rule.h"
 
 #define PROBE_NAME "_xnat_balance_probe"
-/* How long the proof's keys may take to show: MSM stores after it has answered. */
-#define PROOF_US 400000
+/* How long the proof's keys may take to show: MSM stores after it has answered, some
+ * milliseconds later, and much later on a starved machine. */
+#define PROOF_US 2000000
 /* Life of a moved marker beyond the session's own: the stale copy's background cycle. */
 #define STALE_MARGIN_S 120
 
@@ -159,7 +160,8 @@ static xb_refusal_t no_proof(xnat_probe_rc_t rc, bool cookie)
 xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer = {0};
-    if (!xnat_steps_is_ours(m)) {
+    /* With another lbmethod by now requests no longer heed the gate. */
+    if (!xnat_steps_is_ours(m) || !xnat_balancer_of(m->xb->balancer)) {
         return XB_NO_TOKEN;
     }
     xb_table_visit(xnat_table, m->job->slot, m->to, xnat_now_us());

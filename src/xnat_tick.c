@@ -22,8 +22,9 @@
 #define LIVE_US (30 * 60 * SECOND_US)
 /* Moving a session that has been idle for longer does not relieve its node. */
 #define ACTIVE_US (60 * SECOND_US)
-/* From a draining node longer idle ones go too: their users may come back any minute. */
-#define DRAIN_ACTIVE_US (600 * SECOND_US)
+/* A session that does not leave its draining node is verified when it has been idle for so
+ * long. */
+#define SETTLED_US (5 * SECOND_US)
 /* A node drains for so long before sessions that are never quiet are made to wait. */
 #define NEVER_QUIET_US (3 * SECOND_US)
 #define ABANDONED_GATE_US (60 * SECOND_US)
@@ -106,9 +107,9 @@ static void check_children(void)
     }
 }
 
-static void repair(void)
+static void repair(int64_t now)
 {
-    unsigned n = xb_table_repair(xnat_table);
+    unsigned n = xb_table_repair(xnat_table, now + XNAT_BROKEN_US);
     if (n) {
         __atomic_fetch_add((uint64_t *)&xnat_shm->repaired, n, __ATOMIC_RELAXED);
     }
@@ -232,7 +233,23 @@ static void carry_out(const xnat_job_t *job, int64_t now)
     }
 }
 
-/* A session of a draining member: it leaves at its next quiet moment, or is made quiet. */
+/* An idle session of a draining member stays until its user comes back; it is only made sure
+ * that it is in the store then. A move would renew its inactivity timer again and again, and
+ * keep logged in who has left. */
+static void consider_verify(const plan_t *p, uint32_t slot, const xb_view_t *v, unsigned at,
+                            int64_t now)
+{
+    if (v->w.inflight == 0 && !(v->flags & XB_SESSION_VERIFIED) &&
+        now - v->last_us > SETTLED_US && p->xb->conf.move != XNAT_MOVE_DRYRUN) {
+        xnat_job_t job = job_of(p, slot, v, at, -1);
+        job.kind = XNAT_JOB_VERIFY;
+        job.reason = XB_MOVE_DRAIN;
+        xnat_mover_submit(&job);
+    }
+}
+
+/* A session of a draining member: it leaves at its next quiet moment, or is made quiet; one
+ * that cannot leave, or need not, is verified. */
 static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigned at,
                            int64_t now)
 {
@@ -240,7 +257,11 @@ static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigne
     unsigned free_left;
     bool quiet = is_quiet(p, v, now);
     bool never_quiet = !quiet && now - draining_since_us[p->fleet.member[at]] > NEVER_QUIET_US;
-    if ((!quiet && !never_quiet) || now - v->last_us > DRAIN_ACTIVE_US) {
+    if (!is_full_record(v) || now - v->last_us > ACTIVE_US) {
+        consider_verify(p, slot, v, at, now);
+        return;
+    }
+    if (!quiet && !never_quiet) {
         return;
     }
     xnat_fleet_visited(&p->fleet, v, now, visited);
@@ -250,6 +271,7 @@ static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigne
     job.wait_for_quiet = !quiet;
     if (to < 0) {
         tell_no_target(&job, XB_NO_TARGET, now);
+        consider_verify(p, slot, v, at, now);
     }
     else {
         carry_out(&job, now);
@@ -310,7 +332,8 @@ static void consider_overload(plan_t *p, uint32_t slot, const xb_view_t *v, int6
 static void consider(uint32_t slot, int64_t now)
 {
     xb_view_t v;
-    if (!xb_table_view(xnat_table, slot, &v) || !is_full_record(&v) || now < v.bar_until_us) {
+    if (!xb_table_view(xnat_table, slot, &v) || v.w.state != XB_STABLE ||
+        v.flags & XB_SESSION_ENDED || now < v.bar_until_us) {
         return;
     }
     for (unsigned i = 0; i < plan_count; i++) {
@@ -321,7 +344,7 @@ static void consider(uint32_t slot, int64_t now)
         if (plans[i].drains[at]) {
             consider_drain(&plans[i], slot, &v, (unsigned)at, now);
         }
-        else if (plans[i].overloaded && (unsigned)at == plans[i].from) {
+        else if (plans[i].overloaded && (unsigned)at == plans[i].from && is_full_record(&v)) {
             consider_overload(&plans[i], slot, &v, now);
         }
         return;
@@ -459,7 +482,7 @@ void xnat_tick_begin(void)
 
 void xnat_tick_run(int64_t now)
 {
-    repair();
+    repair(now);
     if (now - children_us >= CHECK_CHILDREN_EVERY_US) {
         children_us = now;
         check_children();

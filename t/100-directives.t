@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Directives: each good value is in force as the status page says, each bad one is refused by
-# configtest with a sentence that names the directive and what it wants, and so is a wrong place.
+# configtest with a sentence that names the directive and what it wants; so is a wrong place.
 use v5.36;
 use Test::More;
 use XB::Test;
@@ -10,16 +10,18 @@ my $t = XB::Test->new;
 
 # good: what is given => what is in force. bad: what is given, each refused with `wants`.
 my $time = sub ($range) { qr/wants a whole number with ms, s, min or h .*\Q$range\E/ };
-my @not_times = ('""', '-1', '-1s', '50msx', '1.5s', '1d', '5us', 's', 'ms', '0x10', '"1 s"', '+5s',
-                 '1K', '99999999999999999999', '9223372036854775807h', 'forever');
+my @not_times = ('""', '-1', '-1s', '50msx', '1.5s', '1d', '5us', 's', 'ms', '0x10', '"1 s"',
+                 '+5s', '1K', '99999999999999999999', '9223372036854775807h', 'forever');
 my $long = 'x' x 200;
 my %directive = (
     XnatBalanceMemcachedNodes => {
         good => [ 'n1:127.0.0.1:11211' => 'n1:127.0.0.1:11211',
-                  '"n1:a.example:11211,n2:b.example:11212"' => 'n1:a.example:11211,n2:b.example:11212',
-                  '"n1:a:1  n2:b:2"' => 'n1:a:1  n2:b:2', '"n1:[::1]:11211"' => 'n1:[::1]:11211' ],
+                  '"n1:a.example:11211,n2:b:11212"' => 'n1:a.example:11211,n2:b:11212',
+                  '"n1:a:1  n2:b:2"' => 'n1:a:1  n2:b:2',
+                  '"n1:[::1]:11211"' => 'n1:[::1]:11211' ],
         bad => [ '""', 'n1:', 'n1:host:0', 'n1:host:65536', 'n1:host:port', '"n1:a:1,n1:b:2"',
-                 'n.1:a:1', 'n-1:a:1', '"n1:a:1;n2:b:2"', 'n1:[::g]:1', 'n1:host:-1', "n1:$long$long:1" ],
+                 'n.1:a:1', 'n-1:a:1', '"n1:a:1;n2:b:2"', 'n1:[::g]:1', 'n1:host:-1',
+                 "n1:$long$long:1" ],
         wants => qr/: (?:wants|has|names) /,
     },
     XnatBalanceStorageKeyPrefix => {
@@ -52,20 +54,21 @@ my %directive = (
     XnatBalanceRequestCost => {
         good => [ '0' => '0', '123456789' => '123456789', '3k' => '3K', '4M' => '4M',
                   '1024G' => '1024G', '1099511627776' => '1024G' ],
-        bad => [ '""', '-1', '1.5M', '2MB', '2T', 'M', '1025G', '99999999999999999999', '"2 M"', '5ms' ],
+        bad => [ '""', '-1', '1.5M', '2MB', '2T', 'M', '1025G', '99999999999999999999', '"2 M"',
+                 '5ms' ],
         wants => qr/wants a number of bytes with K, M or G or none, 0 to 1024G/,
     },
     XnatBalanceMoveThreshold => {
         good => [ '0.01' => '0.01', '.5' => '0.50', '100' => '100.00' ],
-        bad => [ '""', '-0.2', '0', '0.009', '101', '0.2x', '20%', '0,2', '1e1', 'nan', 'inf', '0x1',
-                 '0.2.0', '.' ],
+        bad => [ '""', '-0.2', '0', '0.009', '101', '0.2x', '20%', '0,2', '1e1', 'nan', 'inf',
+                 '0x1', '0.2.0', '.' ],
         wants => qr/wants a difference of scores from 0\.01 to 100/,
     },
     XnatBalanceMoveRate => {
         good => [ '2/s' => '2/s 10', '0.5/s 3' => '0.5/s 3', '1000/s 10000' => '1000/s 10000' ],
         bad => [ '""', '2', '2/m', '2/s/s', '/s', '0/s', '-1/s', '1001/s', '2/s 0', '2/s -1',
                  '2/s 10001', '2/s 1.5', '2/s many' ],
-        wants => qr/wants moves per second as 0\.01\/s to 1000\/s and perhaps a burst from 1 to 10000/,
+        wants => qr{wants moves per second as 0\.01/s to 1000/s and perhaps a burst from 1 to },
     },
     XnatBalanceMoveRest => {
         good => [ '0' => '0s', '24h' => '86400s' ],
@@ -87,12 +90,34 @@ my %directive = (
         bad => [ '""', 'a', '"/a b"', '"/a#b"', "/a\xe4", '"/<x>"', "/$long", 'http://a/' ],
         wants => qr/wants a path at the nodes that starts with \//,
     },
+    XnatBalanceRelease => {
+        good => [ '/manager/jmxproxy' => '/manager/jmxproxy', '/m;a=b/%20' => '/m;a=b/%20' ],
+        bad => [ '""', 'manager/jmxproxy', '/manager/jmxproxy?', '/a?b=c', '"/a b"', '"/a#b"',
+                 "/a\xe4", "/$long", 'http://a/' ],
+        wants => qr/wants the path of Tomcat's JMXProxyServlet/,
+    },
+    XnatBalanceReleaseAuth => {
+        good => [ 'login.good' => 'login.good', 'login.colons' => 'login.colons' ],
+        bad => [ '""', 'login.none', 'login.empty', 'login.user', 'login.nobody', 'login.nothing',
+                 'login.two', 'login.long', 'login.control', '.' ],
+        wants => qr/: (?:\S+ cannot be read: |\S+ must hold one line, )|wants the name of a file/,
+    },
     XnatBalanceSessions => {
         good => [], # see below: one for the whole server
-        bad => [ '""', '-1', '63', '0', '2097153', '1K', '64s', '99999999999999999999', '6.4e3' ],
+        bad => [ '""', '-1', '63', '0', '2097153', '1K', '64s', '99999999999999999999',
+                 '6.4e3' ],
         wants => qr/wants a whole number from 64 to 2097152/,
     },
 );
+
+my %login = (good => "jmx:s3cret\n", colons => "j:m:x \xc3\xa4", empty => '', user => "jmx\n",
+             nobody => ":s3cret\n", nothing => "jmx:\n", two => "jmx:s3cret\njmx:t\n",
+             long => 'jmx:' . 's3cret' x 50, control => "jmx:s3\x07cret");
+$t->mkdir("httpd");
+for my $name (keys %login) {
+    $t->write("httpd/login.$name", $login{$name});
+    chmod 0640, $t->path("httpd/login.$name");
+}
 
 my $n1 = $t->backend('n1');
 my $vhost = $t->port('vhost');
@@ -107,7 +132,7 @@ for my $name (sort keys %directive) {
     }
 }
 # nodes and prefix make cross-checks speak up, which 101 is about
-$t->allow_log(qr/XB011\d/);
+$t->allow_log(qr/XB01[12]\d/);
 my $h = $t->httpd(conf => <<"END");
 $proxies
 XnatBalanceSessions 100
@@ -177,13 +202,15 @@ sub refused ($conf, $name, $wants, $what)
     my ($status, $said) = $h->configtest($conf);
     my ($sentence) = $said =~ /^(.*\Q$name\E.*)$/m;
     my $ok = $status != 0 && ($sentence // '') =~ /$wants|takes (?:one|1-2) argument/;
+    $ok &&= $said !~ /s3cret/;
     diag("$what: status $status, said: $said") if !$ok;
     return $ok;
 }
 
 for my $name (sort keys %directive) {
     my @bad = @{$directive{$name}{bad}};
-    my $refused = grep { refused("$name $_", $name, $directive{$name}{wants}, "$name $_") } @bad;
+    my $wants = $directive{$name}{wants};
+    my $refused = grep { refused("$name $_", $name, $wants, "$name $_") } @bad;
     is($refused, @bad, "$name: " . @bad . ' bad values');
 }
 
@@ -191,7 +218,8 @@ subtest 'wrong places' => sub {
     my %value = map { my $g = $directive{$_}{good}; $_ => $g->[0] // 100 } keys %directive;
     my $n_all = keys %directive;
     my $refused = grep {
-        refused(qq{<Location "/x">\n$_ $value{$_}\n</Location>}, $_, qr/section|server/, "Location $_")
+        refused(qq{<Location "/x">\n$_ $value{$_}\n</Location>}, $_, qr/section|server/,
+                "Location $_")
     } sort keys %value;
     is($refused, $n_all, 'each directive is refused in <Location>');
     for (['<Directory "/x">', '</Directory>'], ['<Files "x">', '</Files>'],
@@ -206,7 +234,7 @@ subtest 'wrong places' => sub {
          ['<Proxy "balancer://x">', '</Proxy>']) {
         my ($open, $close) = @$_;
         ok(refused("$open\nXnatBalanceSessions 100\n$close", 'XnatBalanceSessions',
-                   qr/one table for the whole server/, "sessions in $open"), "sessions in $open");
+                   qr/one table for the whole server/, $open), "sessions in $open");
     }
     $t->write('httpd/htdocs/.htaccess', "XnatBalanceMove On\n");
     $t->expect_log(qr/htaccess: XnatBalanceMove not allowed here/);

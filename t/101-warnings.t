@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-# Cross-checks: a set-up that is well-formed but cannot work is told at configtest, with a sentence;
-# a sound one is not.
+# Cross-checks: a set-up that is well-formed but cannot work is told at configtest, with a
+# sentence; a sound one is not.
 use v5.36;
 use Test::More;
 use XB::Test;
 
 my $t = XB::Test->new;
 my $h = $t->httpd(start => 0);
+for (['login', 0600], ['open', 0644]) {
+    my ($name, $mode) = @$_;
+    $t->write("httpd/$name", "jmx:s3cret\n");
+    chmod $mode, $t->path("httpd/$name");
+}
 
 # Members n1 and n2 (n3 unless told) of balancer://app, and what else is given.
 sub config (%opt)
@@ -45,11 +50,14 @@ subtest 'a sound set-up' => sub {
         'sections in virtual hosts' => config(
             after => "<VirtualHost 127.0.0.1:9>\n" . config(inside => 'XnatBalanceMove Off')
                 . '</VirtualHost>'),
+        'two members with release' => config(members => [ 'route=n1', 'route=n2' ],
+            server => "$nodes\nXnatBalanceRelease /jmx\nXnatBalanceReleaseAuth login"),
         'no sessions at all' => config(members => [ '', '' ], sticky => ''),
         'two members, drain only' => config(members => [ 'route=n1', 'route=n2' ],
                                             server => "$nodes\nXnatBalanceMove Drain"),
         'two members, no memcached' => config(members => [ 'route=n1', 'route=n2' ]),
-        'a standby for each' => config(members => [ 'route=n1', 'route=n1 status=+H', 'route=n2' ]),
+        'a standby for each' => config(
+            members => [ 'route=n1', 'route=n1 status=+H', 'route=n2' ]),
         'not ours' => config(method => 'bytraffic', members => [ '', 'route=n1', 'route=n1' ],
                              server => $nodes, set => 'nofailover=On stickysessionsep=+'));
     for my $what (sort keys %sound) {
@@ -69,20 +77,35 @@ my @unsound = (
       qr{XnatBalanceStorageKeyPrefix without XnatBalanceMemcachedNodes does nothing},
       config(inside => 'XnatBalanceStorageKeyPrefix xnat') ],
     [ 'nodes without stickysession', XB0113 =>
-      qr{stickysession= is not: no session is recognised}, config(server => $nodes, sticky => '') ],
+      qr{stickysession= is not: no session is recognised},
+      config(server => $nodes, sticky => '') ],
     [ 'two members', XB0114 => qr{with two members no session moves because of overload},
       config(members => [ 'route=n1', 'route=n2' ], server => $nodes) ],
     [ 'nofailover', XB0115 => qr{nofailover=On: when a node is down its sessions get 503},
       config(server => $nodes, set => 'nofailover=On') ],
-    [ 'a list that MSM refuses', XB0116 => qr{"n1:a:1 , n2:b:2" is understood here, but MSM wants},
+    [ 'a list that MSM refuses', XB0116 =>
+      qr{"n1:a:1 , n2:b:2" is understood here, but MSM wants},
       config(server => 'XnatBalanceMemcachedNodes "n1:a:1 , n2:b:2"') ],
+    [ 'a password for everybody', XB0121 =>
+      qr{every user of this machine can read the password in open$},
+      config(server => "$nodes\nXnatBalanceRelease /jmx\nXnatBalanceReleaseAuth open") ],
+    [ 'release without memcached', XB0122 =>
+      qr{XnatBalanceRelease without XnatBalanceMemcachedNodes does nothing},
+      config(server => "XnatBalanceRelease /jmx\nXnatBalanceReleaseAuth login") ],
+    [ 'a password for nothing', XB0122 =>
+      qr{XnatBalanceReleaseAuth without XnatBalanceRelease does nothing},
+      config(server => "$nodes\nXnatBalanceReleaseAuth login") ],
+    [ 'release without password', XB0123 => qr{XnatBalanceRelease without XnatBalanceReleaseAuth: },
+      config(server => "$nodes\nXnatBalanceRelease /jmx") ],
     [ 'a method that is not inherited', XB0117 =>
       qr{lbmethod=byrequests in this virtual host .* and xnat in the main server},
-      config(after => "<VirtualHost 127.0.0.1:9>\nProxyPass /x balancer://app/\n</VirtualHost>") ],
+      config(after => "<VirtualHost 127.0.0.1:9>\nProxyPass /x balancer://app/\n"
+                 . '</VirtualHost>') ],
     [ 'a strange separator', XB0118 =>
       qr{stickysessionsep=\+ sessions stick, but none is recognised},
       config(set => 'stickysessionsep=+') ],
-    [ 'no separator', XB0118 => qr{stickysessionsep=Off }, config(set => 'stickysessionsep=Off') ],
+    [ 'no separator', XB0118 => qr{stickysessionsep=Off },
+      config(set => 'stickysessionsep=Off') ],
     [ "one that Tomcat does not write", XB0118 => qr{stickysessionsep=: },
       config(set => 'stickysessionsep=:', server => $nodes) ],
     [ 'no name in paths', XB0119 => qr{stickysession=JSESSIONID\| has an empty name},

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Who gets a new session: by weight, traffic and requests in flight, among those that httpd's own
-# rules allow; newcomers and recovered nodes are not flooded; switches of balancer-manager hold.
+# Who gets a new session: by weight, traffic and requests in flight, among those that httpd's
+# own rules allow; new and recovered nodes are not flooded; balancer-manager's switches hold.
 use v5.36;
 use Test::More;
 use XB::Test;
@@ -14,8 +14,10 @@ my $sticky = 'stickysession=JSESSIONID|jsessionid';
 sub block ($name, $method, $inside, @members)
 {
     my $n = 0;
-    my $list = join "\n", map { my $r = $routes[$n++]; 'BalancerMember ' . $be{$r}->url . " route=$r $_" }
-        @members;
+    my $list = join "\n", map {
+        my $route = $routes[$n++];
+        'BalancerMember ' . $be{$route}->url . " route=$route $_";
+    } @members;
     return <<"END";
 <Proxy "balancer://$name">
 $list
@@ -27,7 +29,7 @@ END
 }
 
 my @kinds = ('', '', 'status=+R', 'status=+H', 'lbset=1');
-# One of the two parts of the score at a time: means that hardly change, or requests that cost nothing.
+# One part of the score at a time: a mean that hardly changes, or requests that cost nothing.
 my $bytes = "XnatBalanceRequestCost 1K\nXnatBalanceBusyHalfLife 1h";
 my $busy = "XnatBalanceRequestCost 0\nXnatBalanceBusyHalfLife 50ms";
 my $conf = join "\n",
@@ -113,7 +115,10 @@ subtest 'requests in flight' => sub {
     is_deeply($n, { $other => 6 }, 'the other node is elected');
     $t->expect_log(qr/AH01102: error reading status line/, qr/AH00898/);
     $_->hang_up for values %be;
-    wait_for { my %m = members('busy'); !$m{$home}{busy} && $m{$home}{occupancy} < 0.1 } 5, 'rest';
+    wait_for {
+        my %m = members('busy');
+        !$m{$home}{busy} && $m{$home}{occupancy} < 0.1;
+    } 5, 'rest';
     is((keys %{elections('busy', 1)})[0], $home, 'and then this one again');
 };
 
@@ -163,7 +168,8 @@ subtest 'redirect' => sub {
     $h->manager('redirect', $be{n1}->url, disabled => 1);
     is(node($c->get('/redirect/echo', cookie => $id)), 'n3', 'a known session');
     is(node($c->get('/redirect/echo', cookie => $id)), 'n3', 'again');
-    is(node($c->get('/redirect/echo', cookie => 'JSESSIONID=ABCDEF02.n1')), 'n3', 'an unknown one');
+    my $unknown = 'JSESSIONID=ABCDEF02.n1';
+    is(node($c->get('/redirect/echo', cookie => $unknown)), 'n3', 'an unknown one');
 };
 
 # A fair share of n: not nothing, not all.
@@ -181,7 +187,8 @@ subtest 'a new member' => sub {
     $h->manager('grow', $url, set => { w_wr => 'n3' }, disabled => 0);
     wait_for { (keys %{elections('grow', 1)})[0] eq 'n3' } 5, 'the mover to see it';
     fair('new member', elections('grow', 30)->{n3}, 30, 3);
-    is(node($c->get('/grow/echo', cookie => 'JSESSIONID=ABCDEF03.n3')), 'n3', 'its route is known');
+    my $id = 'JSESSIONID=ABCDEF03.n3';
+    is(node($c->get('/grow/echo', cookie => $id)), 'n3', 'its route is known');
 };
 
 subtest 'a member that was down' => sub {

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-# A home that is down: the session's requests agree on one other node, however many come at once,
-# and stay there; bodies survive; what must not fail over does not.
+# A home that is down: the session's requests agree on one other node, however many come at
+# once, and stay there; bodies survive; what must not fail over does not.
 use v5.36;
 use Test::More;
 use XB::Test;
+use XB::Deps;
 use JSON::PP;
 
 my $t = XB::Test->new;
@@ -11,7 +12,20 @@ my @routes = map { "n$_" } 1 .. 5;
 my %be = map { $_ => $t->backend($_) } @routes, 'other';
 my $list = join "\n", map { 'BalancerMember ' . $be{$_}->url . " route=$_ retry=1" } @routes;
 my $sticky = 'stickysession=JSESSIONID|jsessionid';
+
+sub build_module
+{
+    my $root = XB::Deps->root;
+    my ($cc, $flags) = map { my $f = `make -s -C '$root' show-$_`; chomp $f; $f } qw(CC GLUE);
+    $flags =~ s/ -MMD| -MP| -fvisibility=hidden//g;
+    my $so = $t->path('mod_xb_delay.so');
+    my $said = `cd '$root' && $cc $flags -shared -o '$so' t/lib/mod_xb_delay.c 2>&1`;
+    die $said if $?;
+    return $so;
+}
+
 my $h = $t->httpd(conf => <<"END");
+LoadModule xb_delay_module @{[ build_module() ]}
 <Proxy "balancer://app">
 $list
 ProxySet lbmethod=xnat $sticky
@@ -97,7 +111,8 @@ subtest 'a session that the table does not know' => sub {
         my @r = at_once(12, cookie => "JSESSIONID=$id.$dead");
         my $nodes = tally(map { node($_) } @r);
         is(scalar keys %$nodes, 1, 'one node') or diag(explain $nodes);
-        is(node(($c->get('/echo', cookie => "JSESSIONID=$id.$dead"))), (keys %$nodes)[0], 'stays');
+        my $then = $c->get('/echo', cookie => "JSESSIONID=$id.$dead");
+        is(node($then), (keys %$nodes)[0], 'stays');
     }
 };
 
@@ -147,19 +162,20 @@ subtest 'nobody is left' => sub {
     my $r = wait_for { my $r = $c->get('/echo', user => $user); $r->{status} == 200 && $r } 10,
         'service';
     my $then = node($r);
-    is_deeply(tally(map { node($_) } at_once(8, user => $user)), { $then => 8 }, 'one node again');
+    my @r = at_once(8, user => $user);
+    is_deeply(tally(map { node($_) } @r), { $then => 8 }, 'one node again');
 };
 
 subtest 'nofailover' => sub {
-    my $id = 'ABCDEF.n1';
-    is(node($c->get('/forced/echo', cookie => "JSESSIONID=$id")), 'n1', 'its home');
+    my $ask = sub { $c->get('/forced/echo', cookie => 'JSESSIONID=ABCDEF.n1') };
+    is(node($ask->()), 'n1', 'its home');
     $be{n1}->stop;
     $t->allow_log(qr/AH01167: balancer:\/\/forced: All workers are in error state for route/);
-    my @status = map { $c->get('/forced/echo', cookie => "JSESSIONID=$id")->{status} } 1 .. 3;
+    my @status = map { $ask->()->{status} } 1 .. 3;
     is("@status", '503 503 503', 'stays there');
     is($c->get('/forced/echo')->{status}, 200, 'new sessions do not');
     $be{n1}->start;
-    wait_for { node($c->get('/forced/echo', cookie => "JSESSIONID=$id")) eq 'n1' } 10, 'it is back';
+    wait_for { node($ask->()) eq 'n1' } 10, 'it is back';
 };
 
 subtest 'no failover without need' => sub {
@@ -168,7 +184,7 @@ subtest 'no failover without need' => sub {
     my @bad = ('/drop', '/cut?n=5', '/echo?code=503', '/echo?code=500');
     $t->allow_log(qr/AH01102: error reading status line/, qr/AH00898/, qr/AH01110/);
     $c->get($_, user => $user) for @bad;
-    is(node($c->get('/echo', user => $user)), $home, 'answers of all kinds are those of the home');
+    is(node($c->get('/echo', user => $user)), $home, 'its answers, whatever they are');
 };
 
 # The other balancer sees this one's cookie: it must neither follow nor change that.
@@ -190,6 +206,50 @@ subtest 'two balancers' => sub {
         is(node($c->get('/echo', user => $user)), $new, 'at its new home in this one');
     }
     $h->manager('app', $be{$home}->url, disabled => 0);
+};
+
+# A request that waits between the choice of its worker and its sending; node() of its answer.
+sub delayed ($delays, $id)
+{
+    my $sock = $c->socket;
+    print $sock "GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Delay: $delays\r\n",
+        "Cookie: JSESSIONID=$id\r\n\r\n";
+    $sock->flush;
+    return sub {
+        my $answer = do { local $/; <$sock> };
+        return $answer =~ /^X-Node: (\w+)/m ? $1 : $answer;
+    };
+}
+
+sub in_flight
+{
+    my $f = decode_json($c->get('/status?format=json')->{body});
+    return $f->{sessions_by_state}{'in-flight'};
+}
+
+subtest 'a request on its way to the old home' => sub {
+    my $home = 'n5';
+    my $id = "ABCDEF01.$home";
+    wait_for { node($c->get('/echo', cookie => "JSESSIONID=A$id")) eq $home } 10, 'it to be up';
+    $c->get('/echo', cookie => "JSESSIONID=$id");
+    my $late = delayed('400', $id);
+    wait_for { in_flight() } 5, 'it to be under way';
+    $be{$home}->stop;
+    my $new = node($c->get('/echo', cookie => "JSESSIONID=$id"));
+    isnt($new, $home, 'another fails over');
+    is($late->(), $new, 'it does so too, to the same node');
+    is(node($c->get('/echo', cookie => "JSESSIONID=$id")), $new, 'where the session stays');
+};
+
+subtest 'a request that has failed over but is not there yet' => sub {
+    my $id = 'ABCDEF02.n5';             # which is down
+    my $first = delayed('400,400', $id);    # at its second attempt, if it makes two
+    wait_for { in_flight() } 5, 'it to be under way';
+    # Whoever was best is so no longer.
+    $c->get('/echo') for 1 .. 10;
+    my @r = map { node($c->get('/echo', cookie => "JSESSIONID=$id")) } 1 .. 2;
+    my $new = $first->();
+    is("@r", "$new $new", 'decides for those that come later');
 };
 
 subtest 'nothing is left counted' => sub {

@@ -14,7 +14,8 @@ my $mine = $t->port('h2');
 my $sticky = 'stickysession=JSESSIONID|jsessionid';
 
 # An HTTP/2 node: httpd itself, serving a file of known length.
-my $h2 = $t->httpd(name => 'h2node', module => 0, port => $mine, conf => "Protocols h2c http/1.1\n");
+my $h2 = $t->httpd(name => 'h2node', module => 0, port => $mine,
+                   conf => "Protocols h2c http/1.1\n");
 $t->write('h2node/htdocs/file', 'x' x 150_000);
 
 my $h = $t->httpd(children => 2, threads => 16, conf => <<"END");
@@ -50,13 +51,16 @@ my $c = $h->client;
 # Asked again if the child that was to answer is killed.
 sub figures
 {
-    my $r = wait_for { my $r = $h->client->get('/status?format=json'); $r->{status} && $r } 5,
-        'an answer';
+    my $r;
+    wait_for { $r = $h->client->get('/status?format=json'); $r->{status} } 5, 'an answer';
     return decode_json($r->{body});
 }
 
 # Members by route, over all balancers: the routes differ.
-sub members { return map { $_->{route} => $_ } map { @{$_->{members}} } @{figures()->{balancers}} }
+sub members
+{
+    return map { $_->{route} => $_ } map { @{$_->{members}} } @{figures()->{balancers}};
+}
 
 sub member ($route) { my %m = members(); return $m{$route} }
 
@@ -68,7 +72,8 @@ sub since ($route)
     my $now = member($route);
     my $then = $before{$route} // {};
     $before{$route} = $now;
-    return { map { $_ => $now->{$_} - ($then->{$_} // 0) } qw(bytes_in bytes_out requests elected) };
+    my @keys = qw(bytes_in bytes_out requests elected);
+    return { map { $_ => $now->{$_} - ($then->{$_} // 0) } @keys };
 }
 
 sub quiet
@@ -85,9 +90,9 @@ sub grows ($what, $route, $key, $step, @marks)
     for my $mark (@marks) {
         $step->($mark - $at);
         $at = $mark;
-        my $seen = eval { wait_for { my $n = member($route)->{$key} - $base; $n >= $mark && $n } 5, $what };
-        ok(defined $seen && $seen >= $mark && $seen < $mark + 2000, "$what: $mark bytes")
-            or diag(member($route)->{$key} - $base);
+        my $seen = 0;
+        eval { wait_for { ($seen = member($route)->{$key} - $base) >= $mark } 5, $what };
+        ok($seen >= $mark && $seen < $mark + 2000, "$what: $mark bytes") or diag($seen);
     }
     return;
 }
@@ -95,7 +100,8 @@ sub grows ($what, $route, $key, $step, @marks)
 subtest 'while an upload runs' => sub {
     since('one');
     my $sock = $c->socket;
-    print $sock "POST /one/upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 500000\r\n\r\n";
+    print $sock "POST /one/upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n",
+        "Content-Length: 500000\r\n\r\n";
     $sock->flush;
     grows('upload', 'one', 'bytes_in', sub ($n) { print $sock 'u' x $n; $sock->flush },
           100_000, 250_000, 400_000);
@@ -194,8 +200,8 @@ subtest 'exact over children and threads' => sub {
     $h->client->run(parallel => 8, next => sub {
         return undef if $i++ >= $n;
         my %keep = (keep => $i % 3 ? 1 : 0, discard => 1);
-        return { path => '/upload?n=100', method => 'POST', size => 1000, %keep } if $i % 4 == 0;
-        return { path => '/bytes?n=3000', %keep };
+        return { path => '/bytes?n=3000', %keep } if $i % 4;
+        return { path => '/upload?n=100', method => 'POST', size => 1000, %keep };
     }, done => sub ($r, $req) {
         $requests++;
         $up += $req->{size} // 0;
@@ -241,13 +247,14 @@ subtest 'a child that is killed' => sub {
         $h->kill_child($child);
         last if $in_flight->() == 0;
     }
-    ok(eval { wait_for { $in_flight->() == 0 } 3, 'sessions to be idle' }, 'no session is busy');
+    ok(eval { wait_for { $in_flight->() == 0 } 3, 'sessions to rest' }, 'no session is busy');
     ok(eval { wait_for { my %m = members(); !grep { $_->{busy} } values %m } 3, 'members' },
        'no member is busy');
     cmp_ok(figures()->{sessions}{repaired}, '>=', 1, 'it says so');
-    is(figures()->{sessions}{remembered}, $before->{sessions}{remembered}, 'no session is forgotten');
-    my @r = $h->client->many([ map { { path => '/echo', cookie => 'JSESSIONID=' . $c->session("u$_") } }
-                               1 .. 8 ]);
+    my $remembered = figures()->{sessions}{remembered};
+    is($remembered, $before->{sessions}{remembered}, 'no session is forgotten');
+    my @cookies = map { 'JSESSIONID=' . $c->session("u$_") } 1 .. 8;
+    my @r = $h->client->many([ map { { path => '/echo', cookie => $_ } } @cookies ]);
     my @kept = grep { my ($route) = $c->session("u$_") =~ /\.(n\d)/;
                       XB::Client->header($r[$_ - 1], 'X-Node') eq $route } 1 .. 8;
     is(scalar @kept, 8, 'they are at home');

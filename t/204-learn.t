@@ -10,11 +10,12 @@ my $t = XB::Test->new;
 
 # A node that answers with the Set-Cookie headers that the request asks for.
 my %be = map { $_ => $t->backend($_, sub ($req, $conn) {
-    my @set = map { XB::Backend->header($req, "X-Set$_") } 1 .. 3;    # httpd would join equal ones
+    # Of different names, for httpd would join equal ones.
+    my @set = map { XB::Backend->header($req, "X-Set$_") } 1 .. 3;
     my $code = XB::Backend->header($req, 'X-Code') // 200;
     return 0 if !@set;
-    $conn->respond($code, [ 'X-Node' => $conn->server->route, map { ('Set-Cookie' => $_) } @set ],
-                   "body\n");
+    my @headers = map { ('Set-Cookie' => $_) } @set;
+    $conn->respond($code, [ 'X-Node' => $conn->server->route, @headers ], "body\n");
     return 1;
 }) } qw(n1 n2);
 my $members = join "\n", map { 'BalancerMember ' . $be{$_}->url . " route=$_" } sort keys %be;
@@ -47,16 +48,21 @@ sub new_id
     return $ids[-1];
 }
 
-sub figures ($server) { return decode_json($server->client->get('/status?format=json')->{body}) }
+sub figures ($server)
+{
+    return decode_json($server->client->get('/status?format=json')->{body});
+}
+
 sub node ($r) { return XB::Client->header($r, 'X-Node') // "status $r->{status}" }
 
-# Sends a request to one node (whose sessions are not those of others) with the answers' cookies.
+# Sends a request to one node, which answers with these cookies.
 sub set ($route, $cookies, %opt)
 {
     my $n = 0;
     return $c->get('/x', cookie => $opt{cookie} // 'JSESSIONID=' . new_id() . ".$route",
                    method => $opt{method} // 'GET',
-                   headers => [ map({ ('X-Set' . ++$n => $_) } @$cookies), 'X-Code' => $opt{code} // 200 ]);
+                   headers => [ map({ ('X-Set' . ++$n => $_) } @$cookies),
+                                'X-Code' => $opt{code} // 200 ]);
 }
 
 # What the module knows of an id: home, or unknown-session (and by asking it is not any more).
@@ -72,7 +78,8 @@ subtest 'forms of Set-Cookie' => sub {
         [ 'as Tomcat writes it', 'JSESSIONID=%ID%; Path=/; Secure; HttpOnly; SameSite=Lax' ],
         [ 'without blanks', 'JSESSIONID=%ID%;path=/;httponly' ],
         [ 'with more blanks', '  JSESSIONID = %ID% ;  Path = / ' ],
-        [ 'with a life', 'JSESSIONID=%ID%; Max-Age=3600; Expires=Thu, 01 Jan 2099 00:00:00 GMT' ],
+        [ 'with a life',
+          'JSESSIONID=%ID%; Max-Age=3600; Expires=Thu, 01 Jan 2099 00:00:00 GMT' ],
         [ 'with an odd path', 'JSESSIONID=%ID%; Path="/a b"' ],
         [ 'among others', 'a=b', 'JSESSIONID=%ID%', 'c=JSESSIONID=x' ],
         [ 'the last of two', 'JSESSIONID=other.n1', 'JSESSIONID=%ID%' ],
@@ -84,11 +91,12 @@ subtest 'forms of Set-Cookie' => sub {
         [ 'deleted long ago', 'JSESSIONID=%ID%; max-age=-1' ],
         [ 'the last is deleted', 'JSESSIONID=%ID%', 'JSESSIONID=; Max-Age=0' ],
         [ 'no cookie', '%ID%' ]);
-    for my $case (map({ [ home => @$_ ] } @learned), map({ [ 'unknown-session' => @$_ ] } @not)) {
-        my ($want, $what, @cookies) = @$case;
+    my @case = (map({ [ home => @$_ ] } @learned), map({ [ 'unknown-session' => @$_ ] } @not));
+    for (@case) {
+        my ($want, $what, @cookies) = @$_;
         my $id = new_id();
         s/%ID([^%]*)%/$id .= "$1.n1"/e for @cookies;
-        my $r = set('n1', \@cookies);
+        set('n1', \@cookies);
         is(reason($id), $want, $what);
     }
     for (201, 204, 302, 304, 401, 404, 500, 503) {
@@ -135,7 +143,8 @@ subtest 'login and logout' => sub {
     my $f = figures($h)->{sessions_by_state};
     my $user = new_id() . '.n1';
     reason($user);
-    is(figures($h)->{sessions_by_state}{unproven}, $f->{unproven} + 1, "a client's word: unproven");
+    my $unproven = figures($h)->{sessions_by_state}{unproven};
+    is($unproven, $f->{unproven} + 1, "a client's word: unproven");
     my $login = new_id() . '.n1';
     set('n1', [ "JSESSIONID=$login; Path=/" ], cookie => "JSESSIONID=$user");
     my $now = figures($h)->{sessions_by_state};
@@ -161,7 +170,7 @@ subtest 'a full table' => sub {
     my $f = figures($small)->{sessions};
     cmp_ok($f->{remembered}, '<=', 80, "$f->{remembered} remembered");
     cmp_ok($f->{remembered}, '>=', 64, 'as many as fit');
-    is($f->{remembered} + $f->{forgotten} + $f->{not_remembered}, 200, 'the others are counted');
+    is($f->{remembered} + $f->{forgotten} + $f->{not_remembered}, 200, 'others are counted');
     @r = $sc->many([ map { { path => '/echo', user => "u$_" } } 1 .. 200 ], parallel => 8);
     my @stray = grep { $sc->session("u$_") !~ /\.${\ node($r[$_ - 1]) }$/ } 1 .. 200;
     is("@stray", '', 'all are sticky');
@@ -199,7 +208,8 @@ subtest 'no id is shown' => sub {
         my @lines = grep { /$any/i } split /\n/, $server->error_log;
         is(scalar @lines, 0, "$name: not in the error log") or diag($lines[0]);
         for ('', '?format=json', '?format=prometheus') {
-            unlike($server->client->get("/status$_")->{body}, qr/$any/i, "$name: not in /status$_");
+            my $page = $server->client->get("/status$_")->{body};
+            unlike($page, qr/$any/i, "$name: not in /status$_");
         }
     }
 };

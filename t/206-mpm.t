@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# The same on prefork and worker: sticky, elected by need, failed over as one, counted, and nothing
-# left over after a graceful restart and a killed child.
+# The same on prefork and worker: sticky, elected by need, failed over as one, counted, and
+# nothing left over after a graceful restart and a killed child.
 use v5.36;
 use Test::More;
 use XB::Test;
@@ -31,8 +31,8 @@ END
     my $c = $h->client;
     # Asked again if the child that was to answer is killed.
     my $figures = sub {
-        my $r = wait_for { my $r = $h->client->get('/status?format=json'); $r->{status} && $r } 5,
-            'an answer';
+        my $r;
+        wait_for { $r = $h->client->get('/status?format=json'); $r->{status} } 5, 'an answer';
         return decode_json($r->{body});
     };
     my $sum = sub ($key) {
@@ -40,16 +40,17 @@ END
         $n += $_->{$key} for @{$figures->()->{balancers}[0]{members}};
         return $n;
     };
+    my $in_flight = sub { $figures->()->{sessions_by_state}{'in-flight'} };
     my $rest = sub {
-        return eval { wait_for { !$figures->()->{sessions_by_state}{'in-flight'} && !$sum->('busy') }
-                          5, 'rest' };
+        return eval { wait_for { !$in_flight->() && !$sum->('busy') } 5, 'rest' };
     };
     my @users = map { "$mpm$_" } 1 .. 12;
 
     subtest $mpm => sub {
         my @r = $c->many([ map { { path => '/login', user => $_ } } @users ], parallel => 4);
         is(scalar(grep { $_->{status} == 200 } @r), 12, 'logins');
-        @r = $c->many([ map { { path => '/bytes?n=1000', user => $_ } } (@users) x 5 ], parallel => 8);
+        @r = $c->many([ map { { path => '/bytes?n=1000', user => $_ } } (@users) x 5 ],
+                      parallel => 8);
         my @stray = grep { $c->session($users[$_ % 12]) !~ /\.${\ node($r[$_]) }$/ } 0 .. $#r;
         is("@stray", '', 'all requests are sticky');
         ok($rest->(), 'nothing in flight after them');
@@ -66,7 +67,8 @@ END
         $be{$dead}->stop;
         for my $user (grep { $home{$_} eq $dead } @users) {
             my %n;
-            $n{ node($_) }++ for $c->many([ map { { path => '/echo', user => $user } } 1 .. 6 ]);
+            my @six = map { { path => '/echo', user => $user } } 1 .. 6;
+            $n{ node($_) }++ for $c->many(\@six);
             is(scalar keys %n, 1, "$user fails over as one") or diag(explain \%n);
         }
         $be{$dead}->start;
@@ -75,11 +77,14 @@ END
         my $id = $c->session($users[0]);
         print $sock "GET /hang HTTP/1.1\r\nHost: x\r\nCookie: JSESSIONID=$id\r\n\r\n";
         $sock->flush;
-        wait_for { $figures->()->{sessions_by_state}{'in-flight'} } 5, 'a request in flight';
+        wait_for { $in_flight->() } 5, 'a request in flight';
         my @old = $h->children;
         $t->allow_log(map { qr/AH00052: child pid $_ exit signal Killed/ } @old);
         kill KILL => @old;
-        wait_for { my %now = map { $_ => 1 } $h->children; !grep { $now{$_} } @old } 10, 'their end';
+        wait_for {
+            my %now = map { $_ => 1 } $h->children;
+            !grep { $now{$_} } @old;
+        } 10, 'their end';
         ok($rest->(), 'killed children leave nothing in flight');
         is($c->get('/echo', user => $users[0])->{status}, 200, 'its session goes on');
         $_->hang_up for values %be;

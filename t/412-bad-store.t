@@ -164,6 +164,7 @@ eval {
     } 15, 'moves to resume';
 };
 is_deeply [ keys %left ], [], 'when memcached is well, sessions move again';
-my %healed = stores();
-is_deeply [ grep { $healed{$_}{breaker_open} } @names ], [], 'no breaker is open';
+ok wait_for { my %now = stores(); !grep { $now{$_}{breaker_open} } @names } 10,
+    'no breaker stays open';
+$t->allow_log(qr/AH01102|AH00898/);     # on a busy machine, a HEAD that is too late
 $t->finish;

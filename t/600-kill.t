@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Children that are killed: the one that moves sessions, at each step of a move, and those that
-# serve requests. Another goes on within two seconds, no gate stays shut, nothing stays busy, and
-# each session is where memcached says that it is.
+# serve requests. Another goes on within two seconds, no gate stays shut, nothing stays busy,
+# and each session is where memcached says.
 use v5.36;
 use Test::More;
 use Time::HiRes qw(time);
@@ -16,8 +16,10 @@ my ($n1, $n2) = $rig->nodes;
 my $m1 = $rig->relay('m1');
 $t->expect_log(qr/XB0114/);             # two members
 $t->allow_log(qr/AH01102|AH00898/);     # HEADs that were cut off
+$t->allow_log(qr/AH10392/);             # children are killed successively
 
 my $said = sub ($like) { return scalar grep { /$like/ } $m1->commands };
+my $marked = sub ($base, $node) { return qr/^set xnat-balance:moved:$base .*$node$/ };
 my $asked = sub ($node, $id, $flush) {
     return scalar grep { $_->{id} eq $id && !$_->{flush} == !$flush } $node->heads;
 };
@@ -34,8 +36,8 @@ my %step = (
         there => sub ($id, $base) { $asked->($n1, $id, 1) },
         home => 'n1' },
     'moved marker' => {
-        hold => sub ($id, $base) { $m1->trick(qr/^set xnat-balance:moved:$base .*n1$/, 'hang') },
-        there => sub ($id, $base) { $said->(qr/^set xnat-balance:moved:$base .*n1$/) },
+        hold => sub ($id, $base) { $m1->trick($marked->($base, 'n1'), 'hang') },
+        there => sub ($id, $base) { $said->($marked->($base, 'n1')) },
         home => 'n1' },
     probe => {
         hold => sub ($id, $base) { $n2->misbehave('hang', for => $id) },
@@ -50,8 +52,8 @@ my %step = (
         there => sub ($id, $base) { $said->(qr/^get $base\.n2$/) },
         home => 'n2' },
     commit => {
-        hold => sub ($id, $base) { $m1->trick(qr/^set xnat-balance:moved:$base .*n2$/, 'hang') },
-        there => sub ($id, $base) { $said->(qr/^set xnat-balance:moved:$base .*n2$/) },
+        hold => sub ($id, $base) { $m1->trick($marked->($base, 'n2'), 'hang') },
+        there => sub ($id, $base) { $said->($marked->($base, 'n2')) },
         home => 'n2' },
 );
 
@@ -81,7 +83,7 @@ for my $kill (@kills) {
     my %socket = map { $_ => $rig->send($_, '/write?k=after') } @$kill;
     $m1->well;
     $_->behave for $n1, $n2;
-    my $next = wait_for { my $pid = $rig->mover_pid; $pid != $mover && $pid } 5, 'another mover';
+    wait_for { $rig->mover_pid != $mover } 5, 'another mover';
     cmp_ok time - $died, '<', 2.5, 'another child moves sessions within two seconds';
     for my $name (@$kill) {
         my $r = $rig->receive($socket{$name});
@@ -95,8 +97,28 @@ for my $kill (@kills) {
     is $status->{sessions_by_state}{$_}, 0, "no session is $_" for qw(moving in-flight);
     $_->hang_up for $n1, $n2;
 }
-is $rig->refused('overtaken'), 4, 'moves whose takeover had not happened are said to be overtaken';
+is $rig->refused('overtaken'), 4, 'moves without takeover are said to be overtaken';
 is $rig->moved, 3, 'the others have moved';
+
+# Its node may still work on a request whose child died: such a session is not to move.
+$rig->undrain('n1');
+$rig->only('n1');
+my $victim = $rig->login('victim', 'n1');
+$rig->login('witness', 'n1');
+$rig->open;
+$rig->send('victim', '/trickle?n=100&ms=50');
+wait_for { $n1->count('/trickle') } 5, 'a long request';
+my @children = $h->children;
+$t->allow_log(map { qr/AH00052: child pid $_ exit signal Killed/ } @children);
+kill KILL => @children;
+$c->close;
+wait_for { $rig->status->{mover}{running} } 5, 'new children';
+$rig->drain('n1');
+wait_for { $rig->ask('witness', '/read')->{node} eq 'n2' } 5, 'another session to move';
+wait_for { !$rig->status->{sessions_by_state}{'in-flight'} } 5, 'the dead to be counted off';
+$rig->idle(0.5);
+is $rig->ask('victim', '/read')->{node}, 'n1',
+    'a session whose request died with its child stays: its node may still be at it';
 
 # Children die while all are busy.
 $rig->undrain('n1');

@@ -5,6 +5,7 @@ use Test::More;
 use XB::Test;
 use XB::Site;
 use XB::Users;
+use XB::MoveRun;
 
 {
     delete local @ENV{qw(MAKEFLAGS MAKELEVEL MFLAGS)};
@@ -15,8 +16,8 @@ my $site = XB::Site->new($t, conf => 'XnatBalanceMove Drain');
 my $runs = 0;
 
 # New users at node 1 of a new httpd with that build do what the scenario says. Returns how many
-# of their writes their sessions lack afterwards, how many answers are not as they should be, and
-# how many sessions have moved.
+# of their writes their sessions lack afterwards, how many answers are wrong, how many sessions
+# have moved, and the first in words.
 sub losses ($without, $count, $scenario)
 {
     my $build = "build/control/$without/mod_xnat_balance.so";
@@ -31,6 +32,7 @@ sub losses ($without, $count, $scenario)
     my $unkept = $users->unkept_writes;
     my @wrong = @{$users->{wrong}};
     note(map { "$_\n" } @wrong[0 .. ($#wrong < 2 ? $#wrong : 2)]);
+    note('moves ' . XB::MoveRun::figures(map { $_->{ms} / 1000 } $site->moves));
     return ($unkept, scalar @wrong, scalar $site->moves, "$unkept of $users->{writes}");
 }
 

@@ -27,7 +27,7 @@ static void recover(pid_t pid)
         if (xb_table_regate(table, slot, &token))
             expect(xb_table_abort(table, slot, token, 0), "a regated gate opens", slot);
     }
-    with_claims += xb_table_repair(table) > 0;
+    with_claims += xb_table_repair(table, 0) > 0;
     expect(row < 0 || xb_table_child_pid(table, (unsigned)row) == 0, "row of the dead", 0);
 }
 

@@ -465,7 +465,7 @@ static void op_die(void)
         below(&seed, 2) ? xb_table_child_dead(table, pids - CHILDREN + 1 + (int)c) : child[c];
     expect(row == child[c], "row of the dead", 0);
     xb_table_child_close(table, (unsigned)row);
-    expect(xb_table_repair(table) == n && n == claimed[c], "repair", 0);
+    expect(xb_table_repair(table, 0) == n && n == claimed[c], "repair", 0);
     claimed[c] = 0;
     counts[7]++;
 }

@@ -235,7 +235,7 @@ static xb_enter_t others;
 static void b_repair(void)
 {
     xb_table_child_dead(table, OTHER_PID);
-    xb_table_repair(table);
+    xb_table_repair(table, 0);
 }
 
 static void b_displace(void)
@@ -280,7 +280,7 @@ static void examine_pair(const pair_t *p, unsigned n)
 {
     bool in = got->entered == XB_ENTER_IN;
     unsigned gates, sum;
-    xb_table_repair(table); /* what could not be settled before */
+    xb_table_repair(table, 0); /* what could not be settled before */
     expect(bad_slots(table) == 0, "contradictions", n);
     if (p->b == b_enter) {
         expect(got->gated != (others == XB_ENTER_IN), "gate and request exclude each other", n);

@@ -80,7 +80,7 @@ static void *work(void *arg)
             int third = xb_table_child_open(table, 3);
             request((unsigned)third, &seed);
             xb_table_child_dead(table, 3);
-            xb_table_repair(table);
+            xb_table_repair(table, 0);
         }
         if (n % 64 == 0)
             sched_yield();
