@@ -127,9 +127,21 @@ int xnat_gate_enter(xnat_request_t *xr)
 
 /* ---- a lost home */
 
-bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
+/* This process may not have sent the node a request yet. */
+static const proxy_worker *worker_of(const xnat_request_t *xr, unsigned home)
 {
     const proxy_worker *w = xnat_fleet_worker(home);
+    if (!w && home < XB_MEMBERS_MAX) {
+        const char *route = xnat_shm->route[home].route;
+        w = xnat_fleet_worker(
+            xnat_fleet_member_of(xr->xb, (xb_span_t){route, strlen(route)}));
+    }
+    return w;
+}
+
+bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
+{
+    const proxy_worker *w = worker_of(xr, home);
     return w && !PROXY_WORKER_IS_USABLE(w) && xr->entered && !xr->rescued && !*w->s->redirect &&
            !xr->xb->balancer->s->sticky_force && is_tended(xr->xb);
 }
