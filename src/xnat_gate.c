@@ -142,8 +142,8 @@ static const proxy_worker *worker_of(const xnat_request_t *xr, unsigned home)
 bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
 {
     const proxy_worker *w = worker_of(xr, home);
-    return w && !PROXY_WORKER_IS_USABLE(w) && xr->entered && !xr->rescued && !*w->s->redirect &&
-           !xr->xb->balancer->s->sticky_force && is_tended(xr->xb);
+    return w && !PROXY_WORKER_IS_USABLE(w) && xr->entered && xr->rescued != home &&
+           !*w->s->redirect && !xr->xb->balancer->s->sticky_force && is_tended(xr->xb);
 }
 
 static int hand_over(xnat_request_t *xr, unsigned home, bool fence)
@@ -157,7 +157,7 @@ static int hand_over(xnat_request_t *xr, unsigned home, bool fence)
 
 int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
 {
-    xr->rescued = true;
+    xr->rescued = home;
     return hand_over(xr, home, XB_RULE(FENCE));
 }
 

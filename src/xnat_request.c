@@ -129,7 +129,7 @@ static xnat_request_t *begin(request_rec *r, xnat_balancer_t *xb, const char *ur
     xnat_request_t *xr = apr_pcalloc(r->pool, sizeof *xr);
     xr->r = r;
     xr->xb = xb;
-    xr->plan = xr->member = XB_MEMBER_NONE;
+    xr->plan = xr->member = xr->rescued = XB_MEMBER_NONE;
     find_id(xr, url);
     ap_set_module_config(r->request_config, &xnat_balance_module, xr);
     apr_pool_cleanup_register(r->pool, xr, finish_cleanup, apr_pool_cleanup_null);
@@ -223,6 +223,11 @@ int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_r
         xr = begin(r, xb, *url);
     }
     xr->attempts++;
+    if (xr->entered && !xb_table_current(xnat_table, &xr->ref)) {
+        /* Its session was taken over while it tried the old home in vain: it begins anew. */
+        xb_table_leave(xnat_table, &xr->ref, xnat_now_us(), 0, 0, xb->decay.half_life_s);
+        xr->entered = false;
+    }
     int rv = xnat_gate_enter(xr);
     return rv == OK ? route_request(xr, worker, balancer, conf, url) : rv;
 }
