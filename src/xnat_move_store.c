@@ -70,6 +70,12 @@ static xb_refusal_t down(xb_store_rc_t rc)
     return rc == XB_STORE_LATE ? XB_NO_STORE_LATE : XB_NO_STORE;
 }
 
+bool xnat_move_store_may_recover(const xnat_balancer_t *xb, const xb_id_t *id)
+{
+    int node = xb_msm_node_of(xb->conf.nodes, id);
+    return node >= 0 && xb_breaker_is_young(&health_of(xb, (unsigned)node)->breaker);
+}
+
 /* On every memcached, since the program that writes the pin need not know MSM's distribution.
  */
 static xb_refusal_t check_pin(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id)
@@ -191,15 +197,18 @@ bool xnat_move_marked(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_i
     char key[XB_MSM_KEY_MAX + 1];
     size_t got, total;
     *known = xb_msm_marker_key(key, "moved", id->base) != 0;
-    for (unsigned i = 0; *known && i < xb->conf.nodes->count; i++) {
+    if (!*known) {
+        return false;
+    }
+    for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
         if (!allowed(xb, i)) {
             *known = false;
-            break;
+            continue;
         }
         xb_store_rc_t rc =
             xb_store_get(store_of(hands, xb), i, key, out, PROXY_WORKER_MAX_ROUTE_SIZE - 1,
                          &got, &total, xb->conf.mc_timeout);
-        *known = answered(xb, i, rc);
+        *known = answered(xb, i, rc) && *known;
         if (rc == XB_STORE_FOUND && total == got) {
             out[got] = '\0';
             return true;

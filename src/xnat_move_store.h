@@ -26,6 +26,9 @@ typedef enum {
     XNAT_KEYS_BOTH
 } xnat_keys_t;
 
+/* Has the session's memcached failed for the first time, and not been asked again since? */
+bool xnat_move_store_may_recover(const xnat_balancer_t *xb, const xb_id_t *id);
+
 /* The home that the moved marker names: true, and its route's text in out. false with *known:
  * there is none; without: memcached does not answer. */
 bool xnat_move_marked(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
