@@ -68,6 +68,27 @@ static void check_sticky(server_rec *s, const proxy_balancer *b, const xnat_conf
     }
 }
 
+/* What MSM's non-sticky mode asks for, as far as it can be seen from here. */
+static void check_nonsticky(server_rec *s, const proxy_balancer *b, const xnat_conf_t *conf)
+{
+    if (!conf->nodes) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0121),
+                        "%s: " XNAT_STORE " without " XNAT_NODES " does nothing", b->s->name);
+        return;
+    }
+    if (conf->probe) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0122),
+                        "%s: " XNAT_PROBE " does nothing with " XNAT_STORE
+                        " msm-nonsticky: no node is asked to take a session over",
+                        b->s->name);
+    }
+    xnat_log_server(APLOG_NOTICE, 0, s, XB(0123),
+                    "%s: " XNAT_STORE " msm-nonsticky: make sure that each Tomcat has "
+                    "sticky=\"false\" and lockingMode=\"all\" or \"auto\"; that cannot be seen "
+                    "from here, and without locks parallel requests lose what they write",
+                    b->s->name);
+}
+
 static void check_moves(server_rec *s, const proxy_balancer *b, const xnat_conf_t *conf)
 {
     if (!conf->nodes) {
@@ -84,7 +105,8 @@ static void check_moves(server_rec *s, const proxy_balancer *b, const xnat_conf_
                         "recognised, so none can move",
                         b->s->name);
     }
-    if (conf->move == XNAT_MOVE_ON && b->workers->nelts == 2) {
+    if (conf->move == XNAT_MOVE_ON && b->workers->nelts == 2 &&
+        conf->store == XNAT_STORE_STICKY) {
         xnat_log_server(APLOG_WARNING, 0, s, XB(0114),
                         "%s: with two members no session moves because of overload: the second "
                         "is kept free for a failure of the first; drains work",
@@ -176,6 +198,9 @@ int xnat_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, se
                 check_routes(s, &b[i]);
                 check_sticky(s, &b[i], &conf);
                 check_moves(s, &b[i], &conf);
+                if (conf.store == XNAT_STORE_NONSTICKY) {
+                    check_nonsticky(s, &b[i], &conf);
+                }
             }
         }
     }

@@ -40,11 +40,13 @@ static int refuse(xnat_request_t *xr, const char *reason, _Atomic uint64_t *coun
     return HTTP_SERVICE_UNAVAILABLE;
 }
 
-/* Is there a mover that would see to a gate shut by a request? */
+/* Is there a mover that would see to a gate shut by a request? Nor is one shut where any node
+ * can serve any session: a failed home is left, an unknown session followed, a restarted node
+ * asked without further ado. */
 static bool is_tended(const xnat_balancer_t *xb)
 {
     int64_t age_ms = xnat_mover_heartbeat_age_ms();
-    return xb->conf.nodes && xb->conf.move != XNAT_MOVE_OFF &&
+    return xb->conf.nodes && xnat_keeps_copies(xb) && xb->conf.move != XNAT_MOVE_OFF &&
            xb->conf.move != XNAT_MOVE_DRYRUN && age_ms >= 0 && age_ms < MOVER_LOST_MS;
 }
 

@@ -115,36 +115,69 @@ static xb_refusal_t judge(xb_msm_verdict_t verdict)
     return refusal[verdict];
 }
 
-xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
-                             xb_msm_head_t *head, size_t *total)
+/* The start of the value under `kind` of this session. XB_NO_MARKER: there is none. */
+static xb_refusal_t read_key(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                             const char *kind, uint8_t value[XB_MSM_HEAD_SIZE], size_t *got,
+                             size_t *total)
 {
     char key[XB_MSM_KEY_MAX + 1];
-    uint8_t value[XB_MSM_HEAD_SIZE];
-    size_t got = 0;
     int node = xb_msm_node_of(xb->conf.nodes, id);
     if (node < 0) {
         return XB_NO_STORE_NODE;
     }
-    xb_refusal_t pin = check_pin(hands, xb, id);
-    if (pin != XB_REFUSALS) {
-        return pin;
-    }
-    if (!xb_msm_key(key, "", xb->conf.prefix, id->whole)) {
+    if (!xb_msm_key(key, kind, xb->conf.prefix, id->whole)) {
         return XB_NO_MARKER_BAD;
     }
     if (!allowed(xb, (unsigned)node)) {
         return XB_NO_STORE;
     }
     xb_store_rc_t rc = xb_store_get(store_of(hands, xb), (unsigned)node, key, value,
-                                    sizeof value, &got, total, xb->conf.mc_timeout);
+                                    XB_MSM_HEAD_SIZE, got, total, xb->conf.mc_timeout);
     if (!answered(xb, (unsigned)node, rc)) {
         return down(rc);
     }
-    if (rc != XB_STORE_FOUND) {
-        return XB_NO_MARKER;
+    return rc == XB_STORE_FOUND ? XB_REFUSALS : XB_NO_MARKER;
+}
+
+/* Non-sticky mode, when the session itself is `stored`. MSM's lock is that of a request under
+ * way, which another front end may have sent. Without a validity the session has expired, as
+ * its own times then say too, or the Tomcats run in sticky mode. */
+static xb_refusal_t check_nonsticky(xnat_hands_t *hands, const xnat_balancer_t *xb,
+                                    const xb_id_t *id, xb_refusal_t stored, xb_msm_head_t *head)
+{
+    uint8_t value[XB_MSM_HEAD_SIZE];
+    size_t got, total;
+    if (stored != XB_REFUSALS && stored != XB_NO_MARKER_EXPIRING) {
+        return stored;
     }
-    return judge(
-        xb_msm_value_check(value, got, id->whole, apr_time_now() / 1000, MARGIN_S, head));
+    xb_refusal_t why = read_key(hands, xb, id, "lock:", value, &got, &total);
+    if (why != XB_NO_MARKER) {
+        return why == XB_REFUSALS ? XB_NO_LOCK : why;
+    }
+    why = read_key(hands, xb, id, "validity:", value, &got, &total);
+    if (why == XB_NO_MARKER) {
+        return stored == XB_REFUSALS ? XB_NO_VALIDITY : XB_NO_MARKER;
+    }
+    return why == XB_REFUSALS ? judge(xb_msm_validity_check(value, total, apr_time_now() / 1000,
+                                                            MARGIN_S, head))
+                              : why;
+}
+
+xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                             xb_msm_head_t *head, size_t *total)
+{
+    uint8_t value[XB_MSM_HEAD_SIZE];
+    size_t got = 0;
+    if (xb_msm_node_of(xb->conf.nodes, id) < 0) {
+        return XB_NO_STORE_NODE;
+    }
+    xb_refusal_t why = check_pin(hands, xb, id);
+    why = why == XB_REFUSALS ? read_key(hands, xb, id, "", value, &got, total) : why;
+    if (why == XB_REFUSALS) {
+        why = judge(
+            xb_msm_value_check(value, got, id->whole, apr_time_now() / 1000, MARGIN_S, head));
+    }
+    return xnat_keeps_copies(xb) ? why : check_nonsticky(hands, xb, id, why, head);
 }
 
 bool xnat_move_mark(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,

@@ -10,7 +10,8 @@
 bool xnat_move_store_up(xnat_hands_t *hands, const xnat_balancer_t *xb);
 
 /* Reads the session under this id and checks that it may be moved: pin marker, presence,
- * header. XB_REFUSALS: it may; *total = bytes of the value. */
+ * header; in non-sticky mode validity and lock too. XB_REFUSALS: it may; *total = bytes of the
+ * value. */
 xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
                              xb_msm_head_t *head, size_t *total);
 

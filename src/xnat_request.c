@@ -149,14 +149,32 @@ static const char *route_of(const xnat_request_t *xr)
     return apr_pstrmemdup(xr->r->pool, xr->id.route.p, xr->id.route.n);
 }
 
-/* First request after a move: moved. Others that carry an old id: stragglers. */
-static void say_left(xnat_request_t *xr, unsigned home)
+/* The first request after a move. Where ids are never renewed, the move may have gone back to
+ * the node that this one names. */
+static bool is_first_there(const xnat_request_t *xr, bool named)
 {
     xb_view_t view;
-    const char *to = xnat_shm->route[home].route;
-    if (xb_table_view(xnat_table, xr->ref.slot, &view) && view.flags & XB_SESSION_FRESH) {
+    bool first = !(named && xnat_keeps_copies(xr->xb)) &&
+                 xb_table_view(xnat_table, xr->ref.slot, &view) &&
+                 view.flags & XB_SESSION_FRESH;
+    if (first) {
         xb_table_flag(xnat_table, xr->ref.slot, 0, XB_SESSION_FRESH);
+    }
+    return first;
+}
+
+/* `named`: the id names the home. Others are stragglers, unless no newer id will ever come. */
+static void say_home(xnat_request_t *xr, unsigned home, bool named)
+{
+    const char *to = home < XB_MEMBERS_MAX ? xnat_shm->route[home].route : NULL;
+    if (is_first_there(xr, named)) {
         xnat_request_say(xr, XB_MOVED, "session-moved", route_of(xr), to);
+    }
+    else if (named) {
+        xnat_request_say(xr, XB_STAYED, "home", NULL, NULL);
+    }
+    else if (!xnat_keeps_copies(xr->xb)) {
+        xnat_request_say(xr, XB_STAYED, "home-by-table", route_of(xr), to);
     }
     else {
         xnat_request_say(xr, XB_STRAGGLER, "old-id", route_of(xr), to);
@@ -192,15 +210,11 @@ static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balanc
         home = xr->known ? xr->ref.home : home;
     }
     xr->home = home;
-    if (home >= XB_MEMBERS_MAX ||
-        xnat_request_names_route(&xr->id, xnat_shm->route[home].route)) {
-        xr->plan = XB_MEMBER_NONE;
-        xnat_request_say(xr, XB_STAYED, "home", NULL, NULL);
-        return DECLINED;
-    }
-    xr->plan = home;
-    say_left(xr, home);
-    return xnat_wrap_run(xr, worker, balancer, conf, url);
+    bool named = home >= XB_MEMBERS_MAX ||
+                 xnat_request_names_route(&xr->id, xnat_shm->route[home].route);
+    say_home(xr, home, named);
+    xr->plan = named ? XB_MEMBER_NONE : home;
+    return named ? DECLINED : xnat_wrap_run(xr, worker, balancer, conf, url);
 }
 
 int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_rec *r,

@@ -165,10 +165,12 @@ static void plan_balancer(xnat_balancer_t *xb, void *ctx)
     plan_count += p->draining || p->overloaded;
 }
 
-static bool is_full_record(const xb_view_t *v)
+/* Rule PROB; where no node keeps a copy it does not matter where the session has been. */
+static bool is_full_record(const plan_t *p, const xb_view_t *v)
 {
     unsigned unsure = XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN | XB_SESSION_CROWDED;
-    return v->w.state == XB_STABLE && !(v->flags & (unsure | XB_SESSION_ENDED));
+    unsigned bars = XB_SESSION_ENDED | (p->fleet.keeps_copies ? unsure : 0);
+    return v->w.state == XB_STABLE && !(v->flags & bars);
 }
 
 static bool is_quiet(const plan_t *p, const xb_view_t *v, int64_t now)
@@ -256,7 +258,7 @@ static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigne
     unsigned free_left;
     bool quiet = is_quiet(p, v, now);
     bool never_quiet = !quiet && now - draining_since_us[p->fleet.member[at]] > NEVER_QUIET_US;
-    if (!is_full_record(v) || now - v->last_us > ACTIVE_US) {
+    if (!is_full_record(p, v) || now - v->last_us > ACTIVE_US) {
         consider_verify(p, slot, v, at, now);
         return;
     }
@@ -299,7 +301,7 @@ static void consider_overload(plan_t *p, uint32_t slot, const xb_view_t *v, int6
     int to = xb_policy_target(p->fleet.load, p->fleet.n, p->from, visited, &free_left);
     xnat_job_t job = job_of(p, slot, v, p->from, to);
     job.reason = XB_MOVE_OVERLOAD;
-    if (to < 0 || free_left == 0) {
+    if (to < 0 || (free_left == 0 && p->fleet.keeps_copies)) {
         tell_no_target(&job, to < 0 ? XB_NO_TARGET : XB_NO_LAST_TARGET, now);
         return;
     }
@@ -329,7 +331,8 @@ static void consider(uint32_t slot, int64_t now)
         if (plans[i].drains[at]) {
             consider_drain(&plans[i], slot, &v, (unsigned)at, now);
         }
-        else if (plans[i].overloaded && (unsigned)at == plans[i].from && is_full_record(&v)) {
+        else if (plans[i].overloaded && (unsigned)at == plans[i].from &&
+                 is_full_record(&plans[i], &v)) {
             consider_overload(&plans[i], slot, &v, now);
         }
         return;
