@@ -4,6 +4,7 @@
 use v5.36;
 use Test::More;
 use XB::Test;
+use XB::Deps;
 use JSON::PP;
 
 my $t = XB::Test->new;
@@ -34,6 +35,11 @@ my %directive = (
         good => [ '1ms' => '1ms', '999MS' => '999ms', '2' => '2s', '5s' => '5s' ],
         bad => [ '0', '0ms', '5001ms', '1min', '1h', '50msx' ],
         wants => $time->('1ms to 5s'),
+    },
+    XnatBalanceStore => {
+        good => [ 'msm-sticky' => 'msm-sticky', 'MSM-NonSticky' => 'msm-nonsticky' ],
+        bad => [ '""', 'msm', 'sticky', 'msm-non-sticky', 'On', '"msm-sticky "' ],
+        wants => qr/wants msm-sticky or msm-nonsticky/,
     },
     XnatBalanceMove => {
         good => [ On => 'On', off => 'Off', DRAIN => 'Drain', DryRun => 'DryRun' ],
@@ -98,6 +104,11 @@ my %directive = (
     },
 );
 
+# A new directive must not be forgotten here.
+my $header = $t->slurp(XB::Deps->root . '/src/xnat_config.h');
+my @all = $header =~ /^#define \w+ "(XnatBalance\w+)"/mg;
+is_deeply([ sort keys %directive ], [ sort @all ], scalar(@all) . ' directives');
+
 my $n1 = $t->backend('n1');
 my $vhost = $t->port('vhost');
 my (@in_force, $proxies);
@@ -111,7 +122,7 @@ for my $name (sort keys %directive) {
     }
 }
 # nodes and prefix make cross-checks speak up, which 101 is about
-$t->allow_log(qr/XB011\d/);
+$t->allow_log(qr/XB01[12]\d/);
 my $h = $t->httpd(conf => <<"END");
 $proxies
 XnatBalanceSessions 100

@@ -100,6 +100,9 @@ my @unsound = (
       config(after => "<Proxy balancer://app/x>\nXnatBalanceMove Off\n</Proxy>") ],
     [ 'a section of a pattern', XB0120 => qr{<Proxy "balancer://app"> reach no balancer},
       config(after => "<ProxyMatch balancer://app>\nXnatBalanceMove Off\n</ProxyMatch>") ],
+    [ 'non-sticky mode without nodes', XB0121 =>
+      qr{XnatBalanceStore without XnatBalanceMemcachedNodes does nothing},
+      config(server => 'XnatBalanceStore msm-nonsticky') ],
     [ "a virtual host's section of nobody", XB0120 => qr{"balancer://ap"> reach no balancer},
       config(after => "<VirtualHost 127.0.0.1:9>\n<Proxy balancer://ap>\nXnatBalanceMove Off\n"
                  . "</Proxy>\n</VirtualHost>") ],
@@ -113,6 +116,14 @@ for (@unsound) {
         like($said[0] // '', $sentence, 'and says it');
     };
 }
+
+subtest 'a probe that is never sent, and what cannot be seen from here' => sub {
+    my @said = warnings(config(
+        server => "$nodes\nXnatBalanceStore msm-nonsticky\nXnatBalanceProbe /p"));
+    is(scalar @said, 2, 'two lines');
+    like($said[0], qr/:warn\].* XB0122: .*XnatBalanceProbe does nothing/, 'a warning');
+    like($said[1], qr/:notice\].* XB0123: .*sticky="false" and lockingMode=/, 'and a notice');
+};
 
 subtest 'and at start' => sub {
     $h->set_conf(config(members => [ 'route=n1', '' ]));
