@@ -23,7 +23,7 @@ static bool may_wait(apr_uint32_t *waiting)
         ap_mpm_query(AP_MPMQ_MAX_THREADS, &n);
         threads = n > 1 ? n : 2;
     }
-    if (apr_atomic_inc32(waiting) < (apr_uint32_t)threads / 2) {
+    if (apr_atomic_inc32(waiting) < (apr_uint32_t)threads / 2 || !XB_RULE(CAP)) {
         return true;
     }
     apr_atomic_dec32(waiting);
@@ -115,6 +115,9 @@ int xnat_gate_enter(xnat_request_t *xr)
         }
         rc = wait_at(xr);
         apr_atomic_dec32(&waiting);
+    }
+    if (rc == XB_ENTER_GATE && !XB_RULE(503)) {
+        return OK; /* control build: goes where its id says */
     }
     if (rc == XB_ENTER_GATE) {
         return refuse(xr, "gate-timeout", &xnat_shm->gate_timeouts);

@@ -152,7 +152,7 @@ static xb_refusal_t prepare(xnat_steps_t *m)
 {
     xb_refusal_t why = check(m);
     why = why == XB_REFUSALS ? flush(m) : why;
-    if (why == XB_REFUSALS && !xnat_steps_mark(m, m->from)) {
+    if (why == XB_REFUSALS && XB_RULE(MPRE) && !xnat_steps_mark(m, m->from)) {
         why = XB_NO_STORE;
     }
     return why;

@@ -4,6 +4,7 @@
 #include "xnat_move_store.h"
 
 #include "mod_xnat_balance.h"
+#include "xb_rule.h"
 
 /* A session that dies within this time is not worth a move, and might die during it. */
 #define MARGIN_S 10
@@ -112,7 +113,7 @@ static xb_refusal_t judge(xb_msm_verdict_t verdict)
         [XB_MSM_INVALID] = XB_NO_MARKER_INVALID,
         [XB_MSM_EXPIRING] = XB_NO_MARKER_EXPIRING,
     };
-    return refusal[verdict];
+    return XB_RULE(KEYS) ? refusal[verdict] : XB_REFUSALS;
 }
 
 /* The start of the value under `kind` of this session. XB_NO_MARKER: there is none. */

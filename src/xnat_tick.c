@@ -168,7 +168,8 @@ static void plan_balancer(xnat_balancer_t *xb, void *ctx)
 /* Rule PROB; where no node keeps a copy it does not matter where the session has been. */
 static bool is_full_record(const plan_t *p, const xb_view_t *v)
 {
-    unsigned unsure = XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN | XB_SESSION_CROWDED;
+    unsigned unsure = XB_SESSION_CROWDED;
+    unsure |= XB_RULE(PROB) ? XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN : 0;
     unsigned bars = XB_SESSION_ENDED | (p->fleet.keeps_copies ? unsure : 0);
     return v->w.state == XB_STABLE && !(v->flags & bars);
 }
