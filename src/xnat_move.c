@@ -6,6 +6,7 @@
 
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
+#include "xnat_front.h"
 #include "xnat_log.h"
 #include "xnat_rescue.h"
 
@@ -368,6 +369,10 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
                       .to = job->to,
                       .from_worker = job->from_worker,
                       .to_worker = job->to_worker};
+    if (job->kind == XNAT_JOB_BEAT) {
+        xnat_front_beat(hands, job->xb);
+        return;
+    }
     if (!xnat_move_store_up(hands, job->xb) && was_chosen(job)) {
         xnat_move_refused(job, XB_NO_STORE);
         return;

@@ -271,3 +271,31 @@ bool xnat_move_which(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id
         xb, (unsigned)node,
         xb_store_which(store_of(hands, xb), (unsigned)node, key, n, mask, xb->conf.mc_timeout));
 }
+
+bool xnat_move_beat(xnat_hands_t *hands, const xnat_balancer_t *xb, const char *fleet,
+                    const char *mine, uint32_t ttl_s, char *seen, size_t size)
+{
+    char key[XB_MSM_KEY_MAX + 1];
+    bool other = false;
+    if (!xb_msm_marker_key(key, "front", (xb_span_t){fleet, strlen(fleet)})) {
+        return false;
+    }
+    for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
+        xb_store_t *st = store_of(hands, xb);
+        size_t got = 0, total = 0;
+        if (!allowed(xb, i)) {
+            continue;
+        }
+        xb_store_rc_t rc =
+            xb_store_get(st, i, key, seen, size - 1, &got, &total, xb->conf.mc_timeout);
+        if (!answered(xb, i, rc)) {
+            continue;
+        }
+        seen[rc == XB_STORE_FOUND ? got : 0] = '\0';
+        other = (*seen && strcmp(seen, mine)) || other;
+        if (allowed(xb, i)) {
+            answered(xb, i, xb_store_set(st, i, key, mine, ttl_s, xb->conf.mc_timeout));
+        }
+    }
+    return other;
+}

@@ -43,4 +43,9 @@ bool xnat_move_which(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id
 xnat_keys_t xnat_move_keys(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *old,
                            const xb_id_t *fresh);
 
+/* Heartbeat of front ends on every memcached: writes `mine`; true if another's was there, in
+ * seen. */
+bool xnat_move_beat(xnat_hands_t *hands, const xnat_balancer_t *xb, const char *fleet,
+                    const char *mine, uint32_t ttl_s, char *seen, size_t size);
+
 #endif

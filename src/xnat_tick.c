@@ -11,6 +11,7 @@
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
 #include "xnat_fleet.h"
+#include "xnat_front.h"
 #include "xnat_log.h"
 
 #define SECOND_US INT64_C(1000000)
@@ -144,12 +145,26 @@ static void plan_drains(plan_t *p, int64_t now)
     }
 }
 
+static void beat(xnat_balancer_t *xb, int64_t now)
+{
+    _Atomic int64_t *at = &xnat_shm->balancer[xb->record].beat_us;
+    if (now - __atomic_load_n((int64_t *)at, __ATOMIC_RELAXED) >= SECOND_US) {
+        xnat_job_t job = {.kind = XNAT_JOB_BEAT, .xb = xb};
+        __atomic_store_n((int64_t *)at, now, __ATOMIC_RELAXED);
+        xnat_mover_submit(&job);
+    }
+}
+
 static void plan_balancer(xnat_balancer_t *xb, void *ctx)
 {
     int64_t now = *(int64_t *)ctx;
     plan_t *p = &plans[plan_count];
     if (strcmp(xb->balancer->s->lbpname, "xnat") || !xb->conf.nodes ||
         xb->conf.move == XNAT_MOVE_OFF || plan_count == PLANS_MAX || store_open(xb, now)) {
+        return;
+    }
+    beat(xb, now);
+    if (!xnat_front_is_alone(xb, now)) {
         return;
     }
     p->xb = xb;
