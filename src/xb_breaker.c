@@ -75,6 +75,13 @@ bool xb_breaker_is_closed(const xb_breaker_t *b)
     return atomic_load_explicit(&b->word, memory_order_relaxed) == 0;
 }
 
+bool xb_breaker_is_young(const xb_breaker_t *b)
+{
+    uint64_t w = atomic_load_explicit(&b->word, memory_order_relaxed);
+
+    return w && doublings(w) == 0;
+}
+
 bool xb_breaker_is_open(const xb_breaker_t *b, int64_t now_us)
 {
     uint64_t w = atomic_load_explicit(&b->word, memory_order_relaxed);

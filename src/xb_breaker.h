@@ -21,6 +21,9 @@ void xb_breaker_result(xb_breaker_t *b, bool ok, int64_t now_us);
 /* True while xb_breaker_allow would refuse; changes nothing. */
 bool xb_breaker_is_open(const xb_breaker_t *b, int64_t now_us);
 
+/* Open, and nobody has tried in vain to close it: the trouble may be over in a second. */
+bool xb_breaker_is_young(const xb_breaker_t *b);
+
 /* Closed: the last call went well, nothing needs to be tried first. */
 bool xb_breaker_is_closed(const xb_breaker_t *b);
 

@@ -328,12 +328,18 @@ static bool fields_agree(const uint8_t *value, unsigned version, size_t id_len)
            (value[24] == '0' || value[24] == '1') && value[25] == '1';
 }
 
+static bool is_expiring(const xb_msm_head_t *h, int64_t now_ms, int32_t margin_s)
+{
+    int64_t left_ms = (int64_t)h->max_inactive_s * 1000 - (now_ms - h->this_accessed_ms);
+    return h->max_inactive_s > 0 && left_ms <= (int64_t)margin_s * 1000;
+}
+
 xb_msm_verdict_t xb_msm_value_check(const uint8_t *value, size_t got, xb_span_t id,
                                     int64_t now_ms, int32_t margin_s, xb_msm_head_t *out)
 {
     unsigned version;
     size_t id_len;
-    int64_t now = now_ms > 0 ? now_ms : 0, left_ms;
+    int64_t now = now_ms > 0 ? now_ms : 0;
 
     memset(out, 0, sizeof *out);
     if (got < HEAD_MIN)
@@ -355,8 +361,21 @@ xb_msm_verdict_t xb_msm_value_check(const uint8_t *value, size_t got, xb_span_t 
         return XB_MSM_OTHERID;
     if (!fields_agree(value, version, id_len) || !times_agree(out, now))
         return XB_MSM_INVALID;
-    left_ms = (int64_t)out->max_inactive_s * 1000 - (now - out->this_accessed_ms);
-    if (out->max_inactive_s > 0 && left_ms <= (int64_t)margin_s * 1000)
-        return XB_MSM_EXPIRING;
-    return XB_MSM_GOOD;
+    return is_expiring(out, now, margin_s) ? XB_MSM_EXPIRING : XB_MSM_GOOD;
+}
+
+xb_msm_verdict_t xb_msm_validity_check(const uint8_t *value, size_t total, int64_t now_ms,
+                                       int32_t margin_s, xb_msm_head_t *out)
+{
+    int64_t now = now_ms > 0 ? now_ms : 0;
+
+    if (total != XB_MSM_VALIDITY_SIZE)
+        return XB_MSM_SHORT;
+    out->max_inactive_s = (int32_t)load_be(value, 4);
+    out->last_accessed_ms = load_i64(value + 4);
+    out->this_accessed_ms = load_i64(value + 12);
+    if (out->last_accessed_ms <= 0 || out->this_accessed_ms <= 0 ||
+        out->this_accessed_ms - now > CLOCK_SLACK_MS)
+        return XB_MSM_INVALID;
+    return is_expiring(out, now, margin_s) ? XB_MSM_EXPIRING : XB_MSM_GOOD;
 }

@@ -48,6 +48,7 @@ size_t xb_msm_marker_key(char out[XB_MSM_KEY_MAX + 1], const char *what, xb_span
 
 /* Bytes of a value that xb_msm_value_check needs: header and the longest id. */
 #define XB_MSM_HEAD_SIZE (44 + XB_ID_MAX + 1)
+#define XB_MSM_VALIDITY_SIZE 20
 
 typedef enum {
     XB_MSM_GOOD,
@@ -67,5 +68,11 @@ typedef struct {
  * now_ms: wall clock, milliseconds since 1970. margin_s: how long it must still live. */
 xb_msm_verdict_t xb_msm_value_check(const uint8_t *value, size_t got, xb_span_t id,
                                     int64_t now_ms, int32_t margin_s, xb_msm_head_t *out);
+
+/* Non-sticky mode: the value of `validity:` has the times that count, since the session itself
+ * is only written when its attributes change. SHORT: not 20 bytes. Sets the three fields that
+ * it knows. */
+xb_msm_verdict_t xb_msm_validity_check(const uint8_t *value, size_t total, int64_t now_ms,
+                                       int32_t margin_s, xb_msm_head_t *out);
 
 #endif

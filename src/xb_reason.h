@@ -31,6 +31,8 @@ typedef enum {
     XB_NO_MARKER_OTHER, /* it holds another session's id */
     XB_NO_MARKER_INVALID,
     XB_NO_MARKER_EXPIRING,
+    XB_NO_VALIDITY,   /* non-sticky: the session is there, its validity is not */
+    XB_NO_LOCK,       /* non-sticky: a request of the session holds MSM's lock */
     XB_NO_PATH,       /* below which path the node expects the session's cookie is not known */
     XB_NO_FLUSH,      /* the home did not answer the flush */
     XB_NO_RENAMED,    /* the home gave the session another id while it was flushed */

@@ -43,7 +43,7 @@ typedef struct {
 typedef struct {
     const char *route, *worker;
     unsigned status; /* XB_STATUS_ bits */
-    bool usable, takes_new;
+    bool usable, takes_new, safe_to_stop;
     double weight, score; /* score: infinite when not usable */
     double traffic;       /* decayed bytes */
     double occupancy;     /* decayed mean of requests in flight */
@@ -51,7 +51,6 @@ typedef struct {
     uint64_t sessions, active; /* homes here; of them used recently */
     uint64_t unverified, verified,
         unmovable; /* the same by what a stop of the node would mean */
-    bool safe_to_stop;
     uint64_t bytes_in, bytes_out, requests, elected, moved_in, moved_out, failed_over;
     uint64_t generation;
 } xb_report_member_t;

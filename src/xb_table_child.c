@@ -187,8 +187,7 @@ unsigned xb_table_repair(xb_table_t *t, int64_t bar_until_us)
         if (xb_row_state(row) != XB_ROW_DEAD)
             continue;
         for (uint32_t i = 0; i < t->dim.claims; i++)
-            if (atomic_load(&row->claim[i]) &&
-                !repair_claim(t, row, i, bar_until_us, &settled))
+            if (atomic_load(&row->claim[i]) && !repair_claim(t, row, i, bar_until_us, &settled))
                 break;
         free_row(t, row);
     }

@@ -4,6 +4,7 @@
  * may still end meanwhile, so words are swapped in loops. */
 #include <string.h>
 
+#include "xb_rule.h"
 #include "xb_table_layout.h"
 
 /* ---- where it has been */
@@ -97,6 +98,12 @@ unsigned xb_table_rehome(xb_table_t *t, uint32_t slot, unsigned from, unsigned t
 
 /* ---- the newest id */
 
+static void rename_locked(xb_entry_t *e, xb_span_t id)
+{
+    if (XB_RULE(NEWEST))
+        xb_entry_rename_locked(e, id);
+}
+
 bool xb_table_learn(xb_table_t *t, const xb_ref_t *ref, xb_span_t id, int path)
 {
     xb_entry_t *e = xb_table_entry(t, ref->slot);
@@ -104,7 +111,7 @@ bool xb_table_learn(xb_table_t *t, const xb_ref_t *ref, xb_span_t id, int path)
         return false;
     bool current = xb_table_current(t, ref); /* epochs change under the lock only */
     if (current) {
-        xb_entry_rename_locked(e, id);
+        rename_locked(e, id);
         if (path >= 0)
             atomic_store(&e->path, (uint8_t)path);
         atomic_fetch_and(&e->flags, (uint8_t)~XB_SESSION_UNPROVEN);
@@ -117,7 +124,7 @@ bool xb_table_learn(xb_table_t *t, const xb_ref_t *ref, xb_span_t id, int path)
 
 static bool holds(xb_word_t w, unsigned token)
 {
-    return w.state == XB_MOVING && w.token == token;
+    return w.state == XB_MOVING && (w.token == token || !XB_RULE(TOKEN));
 }
 
 static xb_word_t fenced(xb_word_t w)
@@ -131,7 +138,8 @@ bool xb_table_gate(xb_table_t *t, uint32_t slot, uint64_t seen, unsigned target,
                    int64_t now_us, unsigned *token)
 {
     xb_entry_t *e = xb_table_entry(t, slot);
-    xb_word_t w = xb_word_unpack(seen), next = fence ? fenced(w) : w;
+    xb_word_t w = XB_RULE(WORD) ? xb_word_unpack(seen) : xb_entry_word(e),
+              next = fence ? fenced(w) : w;
     next.state = XB_MOVING;
     next.token = (w.token + 1) & XB_TOKEN_MASK;
     if (w.state != XB_STABLE || !xb_table_lock(t))
@@ -223,7 +231,7 @@ static void commit_locked(xb_table_t *t, uint32_t slot, unsigned home, xb_span_t
         next.state = XB_STABLE;
         next.home = home;
     } while (!xb_entry_swap(e, w, next));
-    xb_entry_rename_locked(e, id);
+    rename_locked(e, id);
     atomic_store(&t->dirty, 0);
 }
 

@@ -76,21 +76,45 @@ static void check_release(apr_pool_t *pool, server_rec *s, const proxy_balancer 
         apr_stat(&info, ap_server_root_relative(pool, conf->release_file), APR_FINFO_PROT,
                  pool) == APR_SUCCESS &&
         info.protection & APR_FPROT_WREAD) {
-        xnat_log_server(APLOG_WARNING, 0, s, XB(0121),
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0124),
                         "%s: every user of this machine can read the password in %s",
                         b->s->name, conf->release_file);
     }
-    if (conf->release ? !conf->nodes : conf->release_auth != NULL) {
-        xnat_log_server(APLOG_WARNING, 0, s, XB(0122), "%s: %s without %s does nothing",
-                        b->s->name, conf->release ? XNAT_RELEASE : XNAT_RELEASE_AUTH,
-                        conf->release ? XNAT_NODES : XNAT_RELEASE);
+    bool sticky = conf->store == XNAT_STORE_STICKY;
+    if (conf->release ? !conf->nodes || !sticky : conf->release_auth != NULL) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0125), "%s: %s %s does nothing", b->s->name,
+                        conf->release ? XNAT_RELEASE : XNAT_RELEASE_AUTH,
+                        !conf->release ? "without " XNAT_RELEASE
+                        : sticky       ? "without " XNAT_NODES
+                                       : "in non-sticky mode");
     }
     else if (conf->release && !conf->release_auth) {
-        xnat_log_server(APLOG_WARNING, 0, s, XB(0123),
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0126),
                         "%s: " XNAT_RELEASE " without " XNAT_RELEASE_AUTH
                         ": Tomcat's manager wants a user and a password",
                         b->s->name);
     }
+}
+
+/* What MSM's non-sticky mode asks for, as far as it can be seen from here. */
+static void check_nonsticky(server_rec *s, const proxy_balancer *b, const xnat_conf_t *conf)
+{
+    if (!conf->nodes) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0121),
+                        "%s: " XNAT_STORE " without " XNAT_NODES " does nothing", b->s->name);
+        return;
+    }
+    if (conf->probe) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0122),
+                        "%s: " XNAT_PROBE " does nothing with " XNAT_STORE
+                        " msm-nonsticky: no node is asked to take a session over",
+                        b->s->name);
+    }
+    xnat_log_server(APLOG_NOTICE, 0, s, XB(0123),
+                    "%s: " XNAT_STORE " msm-nonsticky: make sure that each Tomcat has "
+                    "sticky=\"false\" and lockingMode=\"all\" or \"auto\"; that cannot be seen "
+                    "from here, and without locks parallel requests lose what they write",
+                    b->s->name);
 }
 
 static void check_moves(server_rec *s, const proxy_balancer *b, const xnat_conf_t *conf)
@@ -109,7 +133,8 @@ static void check_moves(server_rec *s, const proxy_balancer *b, const xnat_conf_
                         "recognised, so none can move",
                         b->s->name);
     }
-    if (conf->move == XNAT_MOVE_ON && b->workers->nelts == 2 && !conf->release) {
+    if (conf->move == XNAT_MOVE_ON && b->workers->nelts == 2 &&
+        conf->store == XNAT_STORE_STICKY && !conf->release) {
         xnat_log_server(APLOG_WARNING, 0, s, XB(0114),
                         "%s: with two members no session moves because of overload: the second "
                         "is kept free for a failure of the first; drains work, and so does "
@@ -201,6 +226,9 @@ int xnat_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, se
                 check_routes(s, &b[i]);
                 check_sticky(s, &b[i], &conf);
                 check_moves(s, &b[i], &conf);
+                if (conf.store == XNAT_STORE_NONSTICKY) {
+                    check_nonsticky(s, &b[i], &conf);
+                }
                 check_release(ptemp, s, &b[i], &conf);
             }
         }

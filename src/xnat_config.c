@@ -24,8 +24,9 @@ enum {
     SET_GRACE = 1 << 11,
     SET_GATE_TIMEOUT = 1 << 12,
     SET_PROBE = 1 << 13,
-    SET_RELEASE = 1 << 14,
-    SET_RELEASE_AUTH = 1 << 15
+    SET_STORE = 1 << 14,
+    SET_RELEASE = 1 << 15,
+    SET_RELEASE_AUTH = 1 << 16
 };
 
 static const xnat_conf_t defaults = {
@@ -46,6 +47,12 @@ static const xnat_conf_t defaults = {
 const char *xnat_move_mode_name(xnat_move_mode_t m)
 {
     static const char *const name[] = {"Off", "Drain", "DryRun", "On"};
+    return name[m];
+}
+
+const char *xnat_store_mode_name(xnat_store_mode_t m)
+{
+    static const char *const name[] = {"msm-sticky", "msm-nonsticky"};
     return name[m];
 }
 
@@ -70,6 +77,7 @@ static void overlay(xnat_conf_t *out, const xnat_conf_t *add)
     TAKE(SET_NODES, nodes)
     TAKE(SET_NODES, nodes_text)
     TAKE(SET_PREFIX, prefix)
+    TAKE(SET_STORE, store)
     TAKE(SET_MC_TIMEOUT, mc_timeout)
     TAKE(SET_SESSIONS, sessions)
     TAKE(SET_MOVE, move)
@@ -230,6 +238,22 @@ static const char *set_prefix(cmd_parms *cmd, void *dir, const char *arg)
     }
     conf->prefix = arg;
     return NULL;
+}
+
+static const char *set_store(cmd_parms *cmd, void *dir, const char *arg)
+{
+    xnat_conf_t *conf = target(cmd, dir, SET_STORE);
+    if (!conf) {
+        return misplaced(cmd);
+    }
+    for (xnat_store_mode_t m = XNAT_STORE_STICKY; m <= XNAT_STORE_NONSTICKY; m++) {
+        if (!ap_cstr_casecmp(arg, xnat_store_mode_name(m))) {
+            conf->store = m;
+            return NULL;
+        }
+    }
+    return apr_psprintf(cmd->pool, XNAT_STORE " wants msm-sticky or msm-nonsticky, not \"%s\"",
+                        arg);
 }
 
 static const char *set_sessions(cmd_parms *cmd, void *dir, const char *arg)
@@ -429,6 +453,7 @@ const command_rec xnat_config_directives[] = {
                   "memcachedNodes of MSM: n1:host:port,..."),
     AP_INIT_TAKE1(XNAT_PREFIX, set_prefix, NULL, WHERE,
                   "storageKeyPrefix of MSM, as it is stored"),
+    AP_INIT_TAKE1(XNAT_STORE, set_store, NULL, WHERE, "msm-sticky or msm-nonsticky"),
     AP_INIT_TAKE1(XNAT_MC_TIMEOUT, set_time, NULL, WHERE, "the most that one look-up may take"),
     AP_INIT_TAKE1(XNAT_SESSIONS, set_sessions, NULL, WHERE, "sessions remembered"),
     AP_INIT_TAKE1(XNAT_MOVE, set_move, NULL, WHERE, "On, Drain, DryRun or Off"),

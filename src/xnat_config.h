@@ -15,6 +15,7 @@
 /* Names of the directives: one spelling for table, sentences and status page. */
 #define XNAT_NODES "XnatBalanceMemcachedNodes"
 #define XNAT_PREFIX "XnatBalanceStorageKeyPrefix"
+#define XNAT_STORE "XnatBalanceStore"
 #define XNAT_MC_TIMEOUT "XnatBalanceMemcachedTimeout"
 #define XNAT_SESSIONS "XnatBalanceSessions"
 #define XNAT_MOVE "XnatBalanceMove"
@@ -37,12 +38,16 @@ typedef enum {
     XNAT_MOVE_ON
 } xnat_move_mode_t;
 
+/* Which of MSM's modes the Tomcats run. */
+typedef enum { XNAT_STORE_STICKY, XNAT_STORE_NONSTICKY } xnat_store_mode_t;
+
 /* One section's values; a bit of `set` says that it was given there. Times in microseconds. */
 typedef struct {
     unsigned set;
     const xb_msm_nodes_t *nodes; /* NULL: no store, no moves */
     const char *nodes_text;
     const char *prefix;
+    xnat_store_mode_t store;
     apr_interval_time_t mc_timeout;
     apr_int64_t sessions; /* server only */
     xnat_move_mode_t move;
@@ -100,6 +105,15 @@ static inline xnat_balancer_t *xnat_balancer_of(const proxy_balancer *b)
  */
 void xnat_config_each(void (*fn)(xnat_balancer_t *b, void *ctx), void *ctx);
 
+/* Does a node keep the sessions that it has served in its memory? Then another must take a
+ * session over, alone, and a stale copy stays behind. If not, memcached alone has it, each node
+ * loads it for each request, and its home is a preference. */
+static inline bool xnat_keeps_copies(const xnat_balancer_t *xb)
+{
+    return xb->conf.store == XNAT_STORE_STICKY;
+}
+
 const char *xnat_move_mode_name(xnat_move_mode_t m);
+const char *xnat_store_mode_name(xnat_store_mode_t m);
 
 #endif

@@ -50,25 +50,33 @@ static bool is_usable(proxy_worker *w, server_rec *s)
     return PROXY_WORKER_IS_USABLE(w);
 }
 
-/* The planned home, or where the administrator redirects its sessions. NULL: neither can serve.
- */
-static proxy_worker *planned(const xnat_request_t *xr, const xnat_fleet_t *fleet)
+/* Who serves a route, as stock code would look for it: its member, else its hot standby. */
+static proxy_worker *usable_of_route(const xnat_fleet_t *fleet, const char *route,
+                                     server_rec *s)
 {
-    int i = xnat_fleet_position(fleet, xr->plan);
-    if (i < 0) {
-        return NULL;
-    }
-    if (is_usable(fleet->worker[i], xr->r->server)) {
-        return fleet->worker[i];
-    }
-    const char *redirect = fleet->worker[i]->s->redirect;
-    for (unsigned k = 0; *redirect && k < fleet->n; k++) {
-        if (!strcmp(fleet->worker[k]->s->route, redirect) &&
-            is_usable(fleet->worker[k], xr->r->server)) {
-            return fleet->worker[k];
+    for (int standby = 0; standby <= 1 && *route; standby++) {
+        for (unsigned i = 0; i < fleet->n; i++) {
+            proxy_worker *w = fleet->worker[i];
+            if (!strcmp(w->s->route, route) && !PROXY_WORKER_IS_STANDBY(w) == !standby &&
+                is_usable(w, s)) {
+                return w;
+            }
         }
     }
     return NULL;
+}
+
+/* The planned home, its standby, or where the administrator redirects its sessions. NULL: none
+ * of them can serve. */
+static proxy_worker *planned(const xnat_request_t *xr, const xnat_fleet_t *fleet)
+{
+    int i = xnat_fleet_position(fleet, xr->plan);
+    if (i < 0 || is_usable(fleet->worker[i], xr->r->server)) {
+        return i < 0 ? NULL : fleet->worker[i];
+    }
+    const proxy_worker_shared *home = fleet->worker[i]->s;
+    proxy_worker *w = usable_of_route(fleet, home->route, xr->r->server);
+    return w ? w : usable_of_route(fleet, home->redirect, xr->r->server);
 }
 
 /* The home cannot serve: the best node that the session has not been at, else the best.

@@ -162,6 +162,7 @@ static void fill_newcomers(xnat_fleet_t *f, const bool *known)
 void xnat_fleet_snapshot(xnat_balancer_t *xb, bool locked, int64_t now_us, xnat_fleet_t *out)
 {
     bool known[XNAT_FLEET_MAX];
+    out->keeps_copies = xnat_keeps_copies(xb);
     if (locked) {
         copy_workers(xb->balancer, out);
     }
@@ -210,7 +211,7 @@ void xnat_fleet_visited(const xnat_fleet_t *f, const xb_view_t *v, int64_t now_u
 {
     int64_t life = v->max_inactive_s ? v->max_inactive_s * INT64_C(1000000) : UNKNOWN_LIFE_US;
     memset(visited, 0, sizeof(bool) * XNAT_FLEET_MAX);
-    for (unsigned i = 0; i < v->visited_count && XB_RULE(VISITED); i++) {
+    for (unsigned i = 0; f->keeps_copies && i < v->visited_count && XB_RULE(VISITED); i++) {
         unsigned member = v->visited[i].member;
         int64_t touched = v->visited[i].touched_us;
         int at = xnat_fleet_position(f, member);

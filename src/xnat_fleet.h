@@ -11,6 +11,7 @@
 /* A snapshot; `worker` pointers stay good (httpd never removes a worker). */
 typedef struct {
     unsigned n;
+    bool keeps_copies; /* see xnat_keeps_copies */
     proxy_worker *worker[XNAT_FLEET_MAX];
     unsigned member[XNAT_FLEET_MAX]; /* index of the shared record */
     xb_load_t load[XNAT_FLEET_MAX];

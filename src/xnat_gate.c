@@ -23,7 +23,7 @@ static bool may_wait(apr_uint32_t *waiting)
         ap_mpm_query(AP_MPMQ_MAX_THREADS, &n);
         threads = n > 1 ? n : 2;
     }
-    if (apr_atomic_inc32(waiting) < (apr_uint32_t)threads / 2) {
+    if (apr_atomic_inc32(waiting) < (apr_uint32_t)threads / 2 || !XB_RULE(CAP)) {
         return true;
     }
     apr_atomic_dec32(waiting);
@@ -40,11 +40,13 @@ static int refuse(xnat_request_t *xr, const char *reason, _Atomic uint64_t *coun
     return HTTP_SERVICE_UNAVAILABLE;
 }
 
-/* Is there a mover that would see to a gate shut by a request? */
+/* Is there a mover that would see to a gate shut by a request? Nor is one shut where any node
+ * can serve any session: a failed home is left, an unknown session followed, a restarted node
+ * asked without further ado. */
 static bool is_tended(const xnat_balancer_t *xb)
 {
     int64_t age_ms = xnat_mover_heartbeat_age_ms();
-    return xb->conf.nodes && xb->conf.move != XNAT_MOVE_OFF &&
+    return xb->conf.nodes && xnat_keeps_copies(xb) && xb->conf.move != XNAT_MOVE_OFF &&
            xb->conf.move != XNAT_MOVE_DRYRUN && age_ms >= 0 && age_ms < MOVER_LOST_MS;
 }
 
@@ -114,6 +116,9 @@ int xnat_gate_enter(xnat_request_t *xr)
         rc = wait_at(xr);
         apr_atomic_dec32(&waiting);
     }
+    if (rc == XB_ENTER_GATE && !XB_RULE(503)) {
+        return OK; /* control build: goes where its id says */
+    }
     if (rc == XB_ENTER_GATE) {
         return refuse(xr, "gate-timeout", &xnat_shm->gate_timeouts);
     }
@@ -127,11 +132,23 @@ int xnat_gate_enter(xnat_request_t *xr)
 
 /* ---- a lost home */
 
-bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
+/* This process may not have sent the node a request yet. */
+static const proxy_worker *worker_of(const xnat_request_t *xr, unsigned home)
 {
     const proxy_worker *w = xnat_fleet_worker(home);
-    return w && !PROXY_WORKER_IS_USABLE(w) && xr->entered && !xr->rescued && !*w->s->redirect &&
-           !xr->xb->balancer->s->sticky_force && is_tended(xr->xb);
+    if (!w && home < XB_MEMBERS_MAX) {
+        const char *route = xnat_shm->route[home].route;
+        w = xnat_fleet_worker(
+            xnat_fleet_member_of(xr->xb, (xb_span_t){route, strlen(route)}));
+    }
+    return w;
+}
+
+bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
+{
+    const proxy_worker *w = worker_of(xr, home);
+    return w && !PROXY_WORKER_IS_USABLE(w) && xr->entered && xr->rescued != home &&
+           !*w->s->redirect && !xr->xb->balancer->s->sticky_force && is_tended(xr->xb);
 }
 
 static int hand_over(xnat_request_t *xr, unsigned home, bool fence)
@@ -145,7 +162,7 @@ static int hand_over(xnat_request_t *xr, unsigned home, bool fence)
 
 int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
 {
-    xr->rescued = true;
+    xr->rescued = home;
     return hand_over(xr, home, XB_RULE(FENCE));
 }
 

@@ -6,6 +6,7 @@
 
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
+#include "xnat_front.h"
 #include "xnat_log.h"
 #include "xnat_rescue.h"
 
@@ -135,7 +136,7 @@ static xb_refusal_t flush(xnat_steps_t *m)
 {
     char id[XB_ID_MAX + sizeof NO_ROUTE + 1];
     int64_t before_ms = m->stored_ms;
-    if (!XB_RULE(FLUSH)) {
+    if (!XB_RULE(FLUSH) || !xnat_keeps_copies(m->xb)) {
         return XB_REFUSALS;
     }
     apr_snprintf(id, sizeof id, "%.*s%c" NO_ROUTE, (int)m->old.base.n, m->old.base.p,
@@ -152,7 +153,7 @@ static xb_refusal_t prepare(xnat_steps_t *m)
 {
     xb_refusal_t why = check(m);
     why = why == XB_REFUSALS ? flush(m) : why;
-    if (why == XB_REFUSALS && !xnat_steps_mark(m, m->from)) {
+    if (why == XB_REFUSALS && XB_RULE(MPRE) && !xnat_steps_mark(m, m->from)) {
         why = XB_NO_STORE;
     }
     return why;
@@ -277,7 +278,24 @@ static xb_refusal_t identify(xnat_steps_t *m)
         return XB_NO_TOKEN;
     }
     m->life_s = XNAT_UNKNOWN_LIFE_S;
-    return m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe ? XB_NO_PATH : XB_REFUSALS;
+    return m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe && xnat_keeps_copies(m->xb)
+               ? XB_NO_PATH
+               : XB_REFUSALS;
+}
+
+/* Non-sticky mode: all that is to change is where the table says that the session is at home. A
+ * gate that was shut to ask the home (before a graceful restart changed the mode) just opens.
+ */
+static xb_refusal_t prefer(xnat_steps_t *m)
+{
+    if (m->job->kind != XNAT_JOB_MOVE && m->job->kind != XNAT_JOB_ADOPT) {
+        return XB_NO_TOKEN;
+    }
+    if (m->job->wait_for_quiet && !wait_for_quiet(m)) {
+        return XB_NO_QUIET;
+    }
+    m->fresh = m->old;
+    return check(m);
 }
 
 /* Steps between gate and commit. */
@@ -286,6 +304,9 @@ static xb_refusal_t carry_out(xnat_steps_t *m)
     xb_refusal_t known = identify(m);
     if (known == XB_NO_TOKEN) {
         return known;
+    }
+    if (!xnat_keeps_copies(m->xb)) {
+        return prefer(m);
     }
     if (m->job->kind == XNAT_JOB_RESCUE) {
         return xnat_rescue(m);
@@ -320,7 +341,8 @@ static int64_t back_off(const xnat_job_t *job, xb_refusal_t outcome)
     switch (outcome) {
     case XB_NO_STORE:
     case XB_NO_STORE_LATE:
-        return STORE_BACK_OFF_US; /* says nothing of the session */
+    case XB_NO_LOCK:
+        return STORE_BACK_OFF_US; /* says little of the session */
     case XB_NO_QUIET:
         return NEVER_QUIET_BACK_OFF_US;
     default:
@@ -347,6 +369,10 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
                       .to = job->to,
                       .from_worker = job->from_worker,
                       .to_worker = job->to_worker};
+    if (job->kind == XNAT_JOB_BEAT) {
+        xnat_front_beat(hands, job->xb);
+        return;
+    }
     if (!xnat_move_store_up(hands, job->xb) && was_chosen(job)) {
         xnat_move_refused(job, XB_NO_STORE);
         return;

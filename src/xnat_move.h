@@ -23,6 +23,7 @@ typedef enum {
     XNAT_JOB_MOVE,    /* voluntary: the session is quiet at a living home */
     XNAT_JOB_ADOPT,   /* its mover was lost while the gate was shut */
     XNAT_JOB_RESCUE,  /* its home cannot serve; a request has shut the gate behind a fence */
+    XNAT_JOB_BEAT,    /* no session: tell other front ends that this one is here */
     XNAT_JOB_VERIFY,  /* idle at a draining home: is all of it in the store? */
     XNAT_JOB_REVIVE,  /* its home has restarted: one HEAD brings it back there */
     XNAT_JOB_LOOKUP,  /* the table does not know where it lives; a request has shut the gate */

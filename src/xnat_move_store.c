@@ -4,6 +4,7 @@
 #include "xnat_move_store.h"
 
 #include "mod_xnat_balance.h"
+#include "xb_rule.h"
 
 /* A session that dies within this time is not worth a move, and might die during it. */
 #define MARGIN_S 10
@@ -70,6 +71,12 @@ static xb_refusal_t down(xb_store_rc_t rc)
     return rc == XB_STORE_LATE ? XB_NO_STORE_LATE : XB_NO_STORE;
 }
 
+bool xnat_move_store_may_recover(const xnat_balancer_t *xb, const xb_id_t *id)
+{
+    int node = xb_msm_node_of(xb->conf.nodes, id);
+    return node >= 0 && xb_breaker_is_young(&health_of(xb, (unsigned)node)->breaker);
+}
+
 /* On every memcached, since the program that writes the pin need not know MSM's distribution.
  */
 static xb_refusal_t check_pin(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id)
@@ -106,39 +113,72 @@ static xb_refusal_t judge(xb_msm_verdict_t verdict)
         [XB_MSM_INVALID] = XB_NO_MARKER_INVALID,
         [XB_MSM_EXPIRING] = XB_NO_MARKER_EXPIRING,
     };
-    return refusal[verdict];
+    return XB_RULE(KEYS) ? refusal[verdict] : XB_REFUSALS;
 }
 
-xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
-                             xb_msm_head_t *head, size_t *total)
+/* The start of the value under `kind` of this session. XB_NO_MARKER: there is none. */
+static xb_refusal_t read_key(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                             const char *kind, uint8_t value[XB_MSM_HEAD_SIZE], size_t *got,
+                             size_t *total)
 {
     char key[XB_MSM_KEY_MAX + 1];
-    uint8_t value[XB_MSM_HEAD_SIZE];
-    size_t got = 0;
     int node = xb_msm_node_of(xb->conf.nodes, id);
     if (node < 0) {
         return XB_NO_STORE_NODE;
     }
-    xb_refusal_t pin = check_pin(hands, xb, id);
-    if (pin != XB_REFUSALS) {
-        return pin;
-    }
-    if (!xb_msm_key(key, "", xb->conf.prefix, id->whole)) {
+    if (!xb_msm_key(key, kind, xb->conf.prefix, id->whole)) {
         return XB_NO_MARKER_BAD;
     }
     if (!allowed(xb, (unsigned)node)) {
         return XB_NO_STORE;
     }
     xb_store_rc_t rc = xb_store_get(store_of(hands, xb), (unsigned)node, key, value,
-                                    sizeof value, &got, total, xb->conf.mc_timeout);
+                                    XB_MSM_HEAD_SIZE, got, total, xb->conf.mc_timeout);
     if (!answered(xb, (unsigned)node, rc)) {
         return down(rc);
     }
-    if (rc != XB_STORE_FOUND) {
-        return XB_NO_MARKER;
+    return rc == XB_STORE_FOUND ? XB_REFUSALS : XB_NO_MARKER;
+}
+
+/* Non-sticky mode, when the session itself is `stored`. MSM's lock is that of a request under
+ * way, which another front end may have sent. Without a validity the session has expired, as
+ * its own times then say too, or the Tomcats run in sticky mode. */
+static xb_refusal_t check_nonsticky(xnat_hands_t *hands, const xnat_balancer_t *xb,
+                                    const xb_id_t *id, xb_refusal_t stored, xb_msm_head_t *head)
+{
+    uint8_t value[XB_MSM_HEAD_SIZE];
+    size_t got, total;
+    if (stored != XB_REFUSALS && stored != XB_NO_MARKER_EXPIRING) {
+        return stored;
     }
-    return judge(
-        xb_msm_value_check(value, got, id->whole, apr_time_now() / 1000, MARGIN_S, head));
+    xb_refusal_t why = read_key(hands, xb, id, "lock:", value, &got, &total);
+    if (why != XB_NO_MARKER) {
+        return why == XB_REFUSALS ? XB_NO_LOCK : why;
+    }
+    why = read_key(hands, xb, id, "validity:", value, &got, &total);
+    if (why == XB_NO_MARKER) {
+        return stored == XB_REFUSALS ? XB_NO_VALIDITY : XB_NO_MARKER;
+    }
+    return why == XB_REFUSALS ? judge(xb_msm_validity_check(value, total, apr_time_now() / 1000,
+                                                            MARGIN_S, head))
+                              : why;
+}
+
+xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                             xb_msm_head_t *head, size_t *total)
+{
+    uint8_t value[XB_MSM_HEAD_SIZE];
+    size_t got = 0;
+    if (xb_msm_node_of(xb->conf.nodes, id) < 0) {
+        return XB_NO_STORE_NODE;
+    }
+    xb_refusal_t why = check_pin(hands, xb, id);
+    why = why == XB_REFUSALS ? read_key(hands, xb, id, "", value, &got, total) : why;
+    if (why == XB_REFUSALS) {
+        why = judge(
+            xb_msm_value_check(value, got, id->whole, apr_time_now() / 1000, MARGIN_S, head));
+    }
+    return xnat_keeps_copies(xb) ? why : check_nonsticky(hands, xb, id, why, head);
 }
 
 bool xnat_move_mark(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
@@ -191,15 +231,18 @@ bool xnat_move_marked(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_i
     char key[XB_MSM_KEY_MAX + 1];
     size_t got, total;
     *known = xb_msm_marker_key(key, "moved", id->base) != 0;
-    for (unsigned i = 0; *known && i < xb->conf.nodes->count; i++) {
+    if (!*known) {
+        return false;
+    }
+    for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
         if (!allowed(xb, i)) {
             *known = false;
-            break;
+            continue;
         }
         xb_store_rc_t rc =
             xb_store_get(store_of(hands, xb), i, key, out, PROXY_WORKER_MAX_ROUTE_SIZE - 1,
                          &got, &total, xb->conf.mc_timeout);
-        *known = answered(xb, i, rc);
+        *known = answered(xb, i, rc) && *known;
         if (rc == XB_STORE_FOUND && total == got) {
             out[got] = '\0';
             return true;
@@ -227,4 +270,32 @@ bool xnat_move_which(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id
     return answered(
         xb, (unsigned)node,
         xb_store_which(store_of(hands, xb), (unsigned)node, key, n, mask, xb->conf.mc_timeout));
+}
+
+bool xnat_move_beat(xnat_hands_t *hands, const xnat_balancer_t *xb, const char *fleet,
+                    const char *mine, uint32_t ttl_s, char *seen, size_t size)
+{
+    char key[XB_MSM_KEY_MAX + 1];
+    bool other = false;
+    if (!xb_msm_marker_key(key, "front", (xb_span_t){fleet, strlen(fleet)})) {
+        return false;
+    }
+    for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
+        xb_store_t *st = store_of(hands, xb);
+        size_t got = 0, total = 0;
+        if (!allowed(xb, i)) {
+            continue;
+        }
+        xb_store_rc_t rc =
+            xb_store_get(st, i, key, seen, size - 1, &got, &total, xb->conf.mc_timeout);
+        if (!answered(xb, i, rc)) {
+            continue;
+        }
+        seen[rc == XB_STORE_FOUND ? got : 0] = '\0';
+        other = (*seen && strcmp(seen, mine)) || other;
+        if (allowed(xb, i)) {
+            answered(xb, i, xb_store_set(st, i, key, mine, ttl_s, xb->conf.mc_timeout));
+        }
+    }
+    return other;
 }

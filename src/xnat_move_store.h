@@ -10,7 +10,8 @@
 bool xnat_move_store_up(xnat_hands_t *hands, const xnat_balancer_t *xb);
 
 /* Reads the session under this id and checks that it may be moved: pin marker, presence,
- * header. XB_REFUSALS: it may; *total = bytes of the value. */
+ * header; in non-sticky mode validity and lock too. XB_REFUSALS: it may; *total = bytes of the
+ * value. */
 xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
                              xb_msm_head_t *head, size_t *total);
 
@@ -26,6 +27,9 @@ typedef enum {
     XNAT_KEYS_BOTH
 } xnat_keys_t;
 
+/* Has the session's memcached failed for the first time, and not been asked again since? */
+bool xnat_move_store_may_recover(const xnat_balancer_t *xb, const xb_id_t *id);
+
 /* The home that the moved marker names: true, and its route's text in out. false with *known:
  * there is none; without: memcached does not answer. */
 bool xnat_move_marked(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
@@ -38,5 +42,10 @@ bool xnat_move_which(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id
 /* Which of two ids of one session have a value now. */
 xnat_keys_t xnat_move_keys(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *old,
                            const xb_id_t *fresh);
+
+/* Heartbeat of front ends on every memcached: writes `mine`; true if another's was there, in
+ * seen. */
+bool xnat_move_beat(xnat_hands_t *hands, const xnat_balancer_t *xb, const char *fleet,
+                    const char *mine, uint32_t ttl_s, char *seen, size_t size);
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "mod_xnat_balance.h"
 #include "xnat_fleet.h"
+#include "xnat_front.h"
 #include "xnat_jmx.h"
 #include "xnat_log.h"
 #include "xnat_mover.h"
@@ -46,6 +47,14 @@ static struct {
      * there means that it is gone. */
     bool right_place[XNAT_BALANCERS_MAX][XNAT_PATHS_MAX];
 } mine = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Not beside another front end, whose requests at a former home are not seen here. */
+static bool releases(const xnat_balancer_t *xb)
+{
+    return xb->conf.release && xb->conf.nodes && xb->conf.store == XNAT_STORE_STICKY &&
+           (xb->conf.move == XNAT_MOVE_ON || xb->conf.move == XNAT_MOVE_DRAIN) &&
+           !strcmp(xb->balancer->s->lbpname, "xnat") && xnat_front_is_alone(xb, xnat_now_us());
+}
 
 /* ---- what has been tried */
 
@@ -382,7 +391,7 @@ bool xnat_release_former(xnat_steps_t *m)
 {
     xb_view_t v;
     bool any = false;
-    if (!m->xb->conf.release || !xb_table_view(xnat_table, m->job->slot, &v) ||
+    if (!releases(m->xb) || !xb_table_view(xnat_table, m->job->slot, &v) ||
         v.flags & (XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN | XB_SESSION_ENDED)) {
         return false;
     }
@@ -435,13 +444,6 @@ static bool submit(const xnat_job_t *job)
         room = false;
     }
     return room;
-}
-
-static bool releases(const xnat_balancer_t *xb)
-{
-    return xb->conf.release && xb->conf.nodes &&
-           (xb->conf.move == XNAT_MOVE_ON || xb->conf.move == XNAT_MOVE_DRAIN) &&
-           !strcmp(xb->balancer->s->lbpname, "xnat");
 }
 
 static void any_releases(xnat_balancer_t *xb, void *ctx)

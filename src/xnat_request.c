@@ -129,7 +129,7 @@ static xnat_request_t *begin(request_rec *r, xnat_balancer_t *xb, const char *ur
     xnat_request_t *xr = apr_pcalloc(r->pool, sizeof *xr);
     xr->r = r;
     xr->xb = xb;
-    xr->plan = xr->member = XB_MEMBER_NONE;
+    xr->plan = xr->member = xr->rescued = XB_MEMBER_NONE;
     find_id(xr, url);
     ap_set_module_config(r->request_config, &xnat_balance_module, xr);
     apr_pool_cleanup_register(r->pool, xr, finish_cleanup, apr_pool_cleanup_null);
@@ -149,14 +149,32 @@ static const char *route_of(const xnat_request_t *xr)
     return apr_pstrmemdup(xr->r->pool, xr->id.route.p, xr->id.route.n);
 }
 
-/* First request after a move: moved. Others that carry an old id: stragglers. */
-static void say_left(xnat_request_t *xr, unsigned home)
+/* The first request after a move. Where ids are never renewed, the move may have gone back to
+ * the node that this one names. */
+static bool is_first_there(const xnat_request_t *xr, bool named)
 {
     xb_view_t view;
-    const char *to = xnat_shm->route[home].route;
-    if (xb_table_view(xnat_table, xr->ref.slot, &view) && view.flags & XB_SESSION_FRESH) {
+    bool first = !(named && xnat_keeps_copies(xr->xb)) &&
+                 xb_table_view(xnat_table, xr->ref.slot, &view) &&
+                 view.flags & XB_SESSION_FRESH;
+    if (first) {
         xb_table_flag(xnat_table, xr->ref.slot, 0, XB_SESSION_FRESH);
+    }
+    return first;
+}
+
+/* `named`: the id names the home. Others are stragglers, unless no newer id will ever come. */
+static void say_home(xnat_request_t *xr, unsigned home, bool named)
+{
+    const char *to = home < XB_MEMBERS_MAX ? xnat_shm->route[home].route : NULL;
+    if (is_first_there(xr, named)) {
         xnat_request_say(xr, XB_MOVED, "session-moved", route_of(xr), to);
+    }
+    else if (named) {
+        xnat_request_say(xr, XB_STAYED, "home", NULL, NULL);
+    }
+    else if (!xnat_keeps_copies(xr->xb)) {
+        xnat_request_say(xr, XB_STAYED, "home-by-table", route_of(xr), to);
     }
     else {
         xnat_request_say(xr, XB_STRAGGLER, "old-id", route_of(xr), to);
@@ -192,15 +210,11 @@ static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balanc
         home = xr->known ? xr->ref.home : home;
     }
     xr->home = home;
-    if (home >= XB_MEMBERS_MAX ||
-        xnat_request_names_route(&xr->id, xnat_shm->route[home].route)) {
-        xr->plan = XB_MEMBER_NONE;
-        xnat_request_say(xr, XB_STAYED, "home", NULL, NULL);
-        return DECLINED;
-    }
-    xr->plan = home;
-    say_left(xr, home);
-    return xnat_wrap_run(xr, worker, balancer, conf, url);
+    bool named = home >= XB_MEMBERS_MAX ||
+                 xnat_request_names_route(&xr->id, xnat_shm->route[home].route);
+    say_home(xr, home, named);
+    xr->plan = named ? XB_MEMBER_NONE : home;
+    return named ? DECLINED : xnat_wrap_run(xr, worker, balancer, conf, url);
 }
 
 int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_rec *r,
@@ -223,6 +237,11 @@ int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_r
         xr = begin(r, xb, *url);
     }
     xr->attempts++;
+    if (xr->entered && !xb_table_current(xnat_table, &xr->ref)) {
+        /* Its session was taken over while it tried the old home in vain: it begins anew. */
+        xb_table_leave(xnat_table, &xr->ref, xnat_now_us(), 0, 0, xb->decay.half_life_s);
+        xr->entered = false;
+    }
     int rv = xnat_gate_enter(xr);
     return rv == OK ? route_request(xr, worker, balancer, conf, url) : rv;
 }

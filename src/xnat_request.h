@@ -19,12 +19,12 @@ typedef struct {
     xb_ref_t ref;      /* while `entered` */
     bool entered;      /* counted in its session's word */
     bool known;        /* the table had its session when it came */
-    bool rescued;      /* has asked once for its session's rescue */
     bool foreign;      /* its session lives behind another balancer */
     bool wrapped;      /* our own run of the pre_request hooks is under way */
     bool learned;      /* the answer's head has been seen */
     bool made_session; /* the answer opened a new session */
     unsigned attempts;
+    unsigned rescued; /* member from which it has asked for its session's rescue */
     unsigned home;   /* its session's, when this attempt was decided; only while `known` */
     unsigned plan;   /* member that finder must choose; XB_MEMBER_NONE: elect */
     unsigned member; /* member that it was sent to last; XB_MEMBER_NONE: none yet */

@@ -65,18 +65,22 @@ static int position_of_key(const xnat_steps_t *m, const xnat_fleet_t *f, int pre
     return found;
 }
 
-/* Rule MARK: the marker first, then the keys. As above. */
+/* Rule MARK: where the moved marker says, unless the only keys are elsewhere: a move that was
+ * cut short leaves a marker of its old home, a memcached that was away an old marker. As above.
+ */
 static int position_of_owner(const xnat_steps_t *m, const xnat_fleet_t *f, int preferred)
 {
     char route[PROXY_WORKER_MAX_ROUTE_SIZE];
     bool known = true;
+    int marked = -1;
     if (XB_RULE(MARK) && xnat_move_marked(m->hands, m->xb, &m->old, route, &known)) {
-        int at = position_of_route(f, route);
-        if (at >= 0) {
-            return at;
-        }
+        marked = position_of_route(f, route);
     }
-    return known ? position_of_key(m, f, preferred) : -2;
+    int at = position_of_key(m, f, marked >= 0 ? marked : preferred);
+    if (at < 0 && marked >= 0) {
+        return marked;
+    }
+    return at == -1 && !known ? -2 : at;
 }
 
 /* ---- unknown sessions */
@@ -129,10 +133,11 @@ static void try_flush(xnat_steps_t *m)
     }
 }
 
-/* Chooses m->to among the nodes that the session has not been at. False: there is none. */
+/* Chooses m->to among the nodes that the session has not been at; one that just failed to
+ * answer another session's probe only if there is no other. False: there is none. */
 static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
 {
-    bool visited[XNAT_FLEET_MAX];
+    bool visited[XNAT_FLEET_MAX], barred[XNAT_FLEET_MAX];
     unsigned free_left;
     xb_view_t v;
     xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), f);
@@ -141,8 +146,12 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
         return false;
     }
     xnat_fleet_visited(f, &v, xnat_now_us(), visited);
-    int to =
-        xb_policy_target(f->load, f->n, home >= 0 ? (unsigned)home : f->n, visited, &free_left);
+    for (unsigned i = 0; i < f->n; i++) {
+        barred[i] = visited[i] || is_known_dead(f->member[i], false);
+    }
+    unsigned from = home >= 0 ? (unsigned)home : f->n;
+    int to = xb_policy_target(f->load, f->n, from, barred, &free_left);
+    to = to >= 0 ? to : xb_policy_target(f->load, f->n, from, visited, &free_left);
     if (to >= 0) {
         m->to = f->member[to];
         m->to_worker = f->worker[to];
@@ -158,9 +167,18 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
     xb_view_t v;
     bool partial = xb_table_view(xnat_table, m->job->slot, &v) &&
                    v.flags & (XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN);
-    *owner = partial           ? position_of_owner(m, f, home)
-             : XB_RULE(ANYKEY) ? position_of_key(m, f, home)
-                               : home;
+    for (;;) {
+        *owner = partial           ? position_of_owner(m, f, home)
+                 : XB_RULE(ANYKEY) ? position_of_key(m, f, home)
+                                   : home;
+        /* Once in trouble memcached is asked again within a second, which the session's
+         * requests can wait: without its answer they would race for the session. */
+        if (*owner != -2 || !xnat_move_store_may_recover(m->xb, &m->old) ||
+            xnat_now_us() > m->deadline_us) {
+            break;
+        }
+        apr_sleep(20000);
+    }
     if (*owner < 0) {
         return false;
     }
@@ -214,6 +232,7 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
         if (why != XB_NO_PROBE && why != XB_NO_PROBE_LATE) {
             break;
         }
+        is_known_dead(m->to, true);
     }
     return why;
 }

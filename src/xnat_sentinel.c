@@ -180,8 +180,9 @@ void xnat_sentinel_run(server_rec *server, const volatile apr_uint32_t *stop)
         s.n = 0;
         for (unsigned i = 0; i < XB_MEMBERS_MAX; i++) {
             xnat_balancer_t *xb = xnat_fleet_balancer(i);
-            if (xb && xb->conf.nodes && xb->conf.move >= XNAT_MOVE_DRAIN &&
-                xb->conf.move != XNAT_MOVE_DRYRUN && xnat_balancer_of(xb->balancer)) {
+            if (xb && xb->conf.nodes && xnat_keeps_copies(xb) &&
+                xb->conf.move >= XNAT_MOVE_DRAIN && xb->conf.move != XNAT_MOVE_DRYRUN &&
+                xnat_balancer_of(xb->balancer)) {
                 watch_member(&s, i, now);
             }
         }

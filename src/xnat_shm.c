@@ -92,6 +92,9 @@ static xnat_shm_t *make_segment(apr_pool_t *process, server_rec *s)
     root->table_at = table_at;
     root->started_us = xnat_now_us();
     rv = apr_generate_random_bytes((unsigned char *)&root->key, sizeof root->key);
+    if (rv == APR_SUCCESS) {
+        rv = apr_generate_random_bytes((unsigned char *)&root->front, sizeof root->front);
+    }
     strcpy(root->path[0].text, "/");
     root->path[0].state = 2;
     xb_members_init((xb_members_t *)(base + members_at), dim.children);

@@ -30,6 +30,8 @@
 typedef struct {
     _Atomic uint64_t key; /* keyed hash of sname; 0: free */
     xb_bucket_t rate;     /* overload moves */
+    _Atomic int64_t front_us, front_told_us,
+        beat_us; /* another front end seen, told; own beat */
     _Atomic uint32_t seq;
     char host[256]; /* Host of the last new session if it was preserved, or empty */
     char proto[8];  /* its X-Forwarded-Proto, or empty */
@@ -76,6 +78,7 @@ typedef struct {
     uint32_t pad;
     uint64_t members_at, table_at; /* offsets */
     xb_key_t key;                  /* drawn at start: hashes of ids, members, stores */
+    uint64_t front;                /* random: this httpd among front ends of the same fleet */
     int64_t started_us;
 
     _Atomic uint64_t lease; /* of the mover: child row + 1 << 48 | heartbeat in ms; 0: nobody */

@@ -10,7 +10,7 @@
 #include "xnat_shm.h"
 
 #define ACTIVE_US (300 * APR_USEC_PER_SEC)
-#define SETTINGS 16
+#define SETTINGS 17
 
 /* While it is collected; arrays grow in the pool. */
 typedef struct {
@@ -89,6 +89,7 @@ static void settings(apr_pool_t *p, const xnat_conf_t *conf, xb_report_balancer_
     const xb_report_setting_t all[SETTINGS] = {
         {XNAT_NODES, conf->nodes_text},
         {XNAT_PREFIX, conf->prefix},
+        {XNAT_STORE, xnat_store_mode_name(conf->store)},
         {XNAT_MC_TIMEOUT, time_text(p, conf->mc_timeout)},
         {XNAT_SESSIONS, apr_psprintf(p, "%u", xnat_shm->dim.sessions)},
         {XNAT_MOVE, xnat_move_mode_name(conf->move)},

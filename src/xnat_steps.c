@@ -100,6 +100,9 @@ bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *
 
 bool xnat_steps_mark(const xnat_steps_t *m, unsigned member)
 {
+    if (!xnat_keeps_copies(m->xb)) {
+        return true; /* wherever the session is looked for, it is there */
+    }
     return xnat_move_mark(m->hands, m->xb, &m->old, xnat_shm->route[member].route,
                           m->life_s + STALE_MARGIN_S);
 }
@@ -107,8 +110,8 @@ bool xnat_steps_mark(const xnat_steps_t *m, unsigned member)
 bool xnat_steps_cookie_proves(xnat_steps_t *m, const xnat_probe_answer_t *answer)
 {
     return xnat_steps_id_in(m, answer, m->new_text, sizeof m->new_text, &m->fresh) &&
-           m->fresh.base.n == m->old.base.n &&
-           !memcmp(m->fresh.base.p, m->old.base.p, m->old.base.n) &&
+           (!XB_RULE(SAMEID) || (m->fresh.base.n == m->old.base.n &&
+                                 !memcmp(m->fresh.base.p, m->old.base.p, m->old.base.n))) &&
            is_text(m->fresh.route, xnat_shm->route[m->to].route);
 }
 
@@ -138,7 +141,8 @@ bool xnat_steps_guess_fresh(xnat_steps_t *m)
 
 bool xnat_steps_taken_unseen(xnat_steps_t *m)
 {
-    if (!xnat_steps_guess_fresh(m) || xnat_steps_keys_prove(m) != XNAT_KEYS_NEW) {
+    if (!xnat_steps_guess_fresh(m) ||
+        (xnat_steps_keys_prove(m) != XNAT_KEYS_NEW && XB_RULE(BOTH))) {
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
         return false;
     }
@@ -164,7 +168,9 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     if (!xnat_steps_is_ours(m) || !xnat_balancer_of(m->xb->balancer)) {
         return XB_NO_TOKEN;
     }
-    xb_table_visit(xnat_table, m->job->slot, m->to, xnat_now_us());
+    if (XB_RULE(SENT)) {
+        xb_table_visit(xnat_table, m->job->slot, m->to, xnat_now_us());
+    }
     xnat_probe_rc_t rc =
         xnat_steps_head(m, m->to_worker, m->old_text,
                         xnat_steps_left(m, m->xb->conf.gate_timeout / 2), &answer);

@@ -11,6 +11,7 @@
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
 #include "xnat_fleet.h"
+#include "xnat_front.h"
 #include "xnat_log.h"
 #include "xnat_release.h"
 
@@ -145,12 +146,26 @@ static void plan_drains(plan_t *p, int64_t now)
     }
 }
 
+static void beat(xnat_balancer_t *xb, int64_t now)
+{
+    _Atomic int64_t *at = &xnat_shm->balancer[xb->record].beat_us;
+    if (now - __atomic_load_n((int64_t *)at, __ATOMIC_RELAXED) >= SECOND_US) {
+        xnat_job_t job = {.kind = XNAT_JOB_BEAT, .xb = xb};
+        __atomic_store_n((int64_t *)at, now, __ATOMIC_RELAXED);
+        xnat_mover_submit(&job);
+    }
+}
+
 static void plan_balancer(xnat_balancer_t *xb, void *ctx)
 {
     int64_t now = *(int64_t *)ctx;
     plan_t *p = &plans[plan_count];
     if (strcmp(xb->balancer->s->lbpname, "xnat") || !xb->conf.nodes ||
         xb->conf.move == XNAT_MOVE_OFF || plan_count == PLANS_MAX || store_open(xb, now)) {
+        return;
+    }
+    beat(xb, now);
+    if (!xnat_front_is_alone(xb, now)) {
         return;
     }
     p->xb = xb;
@@ -166,10 +181,13 @@ static void plan_balancer(xnat_balancer_t *xb, void *ctx)
     plan_count += p->draining || p->overloaded;
 }
 
-static bool is_full_record(const xb_view_t *v)
+/* Rule PROB; where no node keeps a copy it does not matter where the session has been. */
+static bool is_full_record(const plan_t *p, const xb_view_t *v)
 {
-    unsigned unsure = XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN | XB_SESSION_CROWDED;
-    return v->w.state == XB_STABLE && !(v->flags & (unsure | XB_SESSION_ENDED));
+    unsigned unsure = XB_SESSION_CROWDED;
+    unsure |= XB_RULE(PROB) ? XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN : 0;
+    unsigned bars = XB_SESSION_ENDED | (p->fleet.keeps_copies ? unsure : 0);
+    return v->w.state == XB_STABLE && !(v->flags & bars);
 }
 
 static bool is_quiet(const plan_t *p, const xb_view_t *v, int64_t now)
@@ -257,7 +275,7 @@ static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigne
     unsigned free_left;
     bool quiet = is_quiet(p, v, now);
     bool never_quiet = !quiet && now - draining_since_us[p->fleet.member[at]] > NEVER_QUIET_US;
-    if (!is_full_record(v) || now - v->last_us > ACTIVE_US) {
+    if (!is_full_record(p, v) || now - v->last_us > ACTIVE_US) {
         consider_verify(p, slot, v, at, now);
         return;
     }
@@ -314,7 +332,8 @@ static void consider_overload(plan_t *p, uint32_t slot, const xb_view_t *v, int6
     int to = xb_policy_target(p->fleet.load, p->fleet.n, p->from, visited, &free_left);
     xnat_job_t job = job_of(p, slot, v, p->from, to);
     job.reason = XB_MOVE_OVERLOAD;
-    if (to < 0 || (free_left == 0 && !may_use_up(p, slot, v, visited, now))) {
+    if (to < 0 ||
+        (free_left == 0 && p->fleet.keeps_copies && !may_use_up(p, slot, v, visited, now))) {
         tell_no_target(&job, to < 0 ? XB_NO_TARGET : XB_NO_LAST_TARGET, now);
         return;
     }
@@ -344,7 +363,8 @@ static void consider(uint32_t slot, int64_t now)
         if (plans[i].drains[at]) {
             consider_drain(&plans[i], slot, &v, (unsigned)at, now);
         }
-        else if (plans[i].overloaded && (unsigned)at == plans[i].from && is_full_record(&v)) {
+        else if (plans[i].overloaded && (unsigned)at == plans[i].from &&
+                 is_full_record(&plans[i], &v)) {
             consider_overload(&plans[i], slot, &v, now);
         }
         return;

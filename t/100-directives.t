@@ -4,6 +4,7 @@
 use v5.36;
 use Test::More;
 use XB::Test;
+use XB::Deps;
 use JSON::PP;
 
 my $t = XB::Test->new;
@@ -34,6 +35,11 @@ my %directive = (
         good => [ '1ms' => '1ms', '999MS' => '999ms', '2' => '2s', '5s' => '5s' ],
         bad => [ '0', '0ms', '5001ms', '1min', '1h', '50msx' ],
         wants => $time->('1ms to 5s'),
+    },
+    XnatBalanceStore => {
+        good => [ 'msm-sticky' => 'msm-sticky', 'MSM-NonSticky' => 'msm-nonsticky' ],
+        bad => [ '""', 'msm', 'sticky', 'msm-non-sticky', 'On', '"msm-sticky "' ],
+        wants => qr/wants msm-sticky or msm-nonsticky/,
     },
     XnatBalanceMove => {
         good => [ On => 'On', off => 'Off', DRAIN => 'Drain', DryRun => 'DryRun' ],
@@ -110,6 +116,10 @@ my %directive = (
     },
 );
 
+# A new directive must not be forgotten here.
+my $header = $t->slurp(XB::Deps->root . '/src/xnat_config.h');
+my @all = $header =~ /^#define \w+ "(XnatBalance\w+)"/mg;
+is_deeply([ sort keys %directive ], [ sort @all ], scalar(@all) . ' directives');
 my %login = (good => "jmx:s3cret\n", colons => "j:m:x \xc3\xa4", empty => '', user => "jmx\n",
              nobody => ":s3cret\n", nothing => "jmx:\n", two => "jmx:s3cret\njmx:t\n",
              long => 'jmx:' . 's3cret' x 50, control => "jmx:s3\x07cret");

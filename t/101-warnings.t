@@ -86,16 +86,16 @@ my @unsound = (
     [ 'a list that MSM refuses', XB0116 =>
       qr{"n1:a:1 , n2:b:2" is understood here, but MSM wants},
       config(server => 'XnatBalanceMemcachedNodes "n1:a:1 , n2:b:2"') ],
-    [ 'a password for everybody', XB0121 =>
+    [ 'a password for everybody', XB0124 =>
       qr{every user of this machine can read the password in open$},
       config(server => "$nodes\nXnatBalanceRelease /jmx\nXnatBalanceReleaseAuth open") ],
-    [ 'release without memcached', XB0122 =>
+    [ 'release without memcached', XB0125 =>
       qr{XnatBalanceRelease without XnatBalanceMemcachedNodes does nothing},
       config(server => "XnatBalanceRelease /jmx\nXnatBalanceReleaseAuth login") ],
-    [ 'a password for nothing', XB0122 =>
+    [ 'a password for nothing', XB0125 =>
       qr{XnatBalanceReleaseAuth without XnatBalanceRelease does nothing},
       config(server => "$nodes\nXnatBalanceReleaseAuth login") ],
-    [ 'release without password', XB0123 => qr{XnatBalanceRelease without XnatBalanceReleaseAuth: },
+    [ 'release without password', XB0126 => qr{XnatBalanceRelease without XnatBalanceReleaseAuth: },
       config(server => "$nodes\nXnatBalanceRelease /jmx") ],
     [ 'a method that is not inherited', XB0117 =>
       qr{lbmethod=byrequests in this virtual host .* and xnat in the main server},
@@ -118,6 +118,9 @@ my @unsound = (
       config(after => "<Proxy balancer://app/x>\nXnatBalanceMove Off\n</Proxy>") ],
     [ 'a section of a pattern', XB0120 => qr{<Proxy "balancer://app"> reach no balancer},
       config(after => "<ProxyMatch balancer://app>\nXnatBalanceMove Off\n</ProxyMatch>") ],
+    [ 'non-sticky mode without nodes', XB0121 =>
+      qr{XnatBalanceStore without XnatBalanceMemcachedNodes does nothing},
+      config(server => 'XnatBalanceStore msm-nonsticky') ],
     [ "a virtual host's section of nobody", XB0120 => qr{"balancer://ap"> reach no balancer},
       config(after => "<VirtualHost 127.0.0.1:9>\n<Proxy balancer://ap>\nXnatBalanceMove Off\n"
                  . "</Proxy>\n</VirtualHost>") ],
@@ -131,6 +134,14 @@ for (@unsound) {
         like($said[0] // '', $sentence, 'and says it');
     };
 }
+
+subtest 'a probe that is never sent, and what cannot be seen from here' => sub {
+    my @said = warnings(config(
+        server => "$nodes\nXnatBalanceStore msm-nonsticky\nXnatBalanceProbe /p"));
+    is(scalar @said, 2, 'two lines');
+    like($said[0], qr/:warn\].* XB0122: .*XnatBalanceProbe does nothing/, 'a warning');
+    like($said[1], qr/:notice\].* XB0123: .*sticky="false" and lockingMode=/, 'and a notice');
+};
 
 subtest 'and at start' => sub {
     $h->set_conf(config(members => [ 'route=n1', '' ]));

@@ -15,8 +15,9 @@ sub block ($name, $method, $inside, @members)
 {
     my $n = 0;
     my $list = join "\n", map {
-        my $route = $routes[$n++];
-        'BalancerMember ' . $be{$route}->url . " route=$route $_";
+        my $node = $routes[$n++];
+        my $route = $name =~ /pair/ && $node eq 'n4' ? 'n1' : $node;
+        'BalancerMember ' . $be{$node}->url . " route=$route $_";
     } @members;
     return <<"END";
 <Proxy "balancer://$name">
@@ -28,6 +29,7 @@ ProxyPass "/$name" "balancer://$name"
 END
 }
 
+my @pair = ('', '', '', 'status=+H');
 my @kinds = ('', '', 'status=+R', 'status=+H', 'lbset=1');
 # One part of the score at a time: a mean that hardly changes, or requests that cost nothing.
 my $bytes = "XnatBalanceRequestCost 1K\nXnatBalanceBusyHalfLife 1h";
@@ -36,8 +38,10 @@ my $conf = join "\n",
     block('weights', 'xnat', $busy, 'loadfactor=1', 'loadfactor=2', 'loadfactor=3'),
     block('traffic', 'xnat', $bytes, '', ''), block('busy', 'xnat', $busy, '', ''),
     block('kinds', 'xnat', '', @kinds), block('stock', 'byrequests', '', @kinds),
-    block('drain', 'xnat', '', '', '', ''),
+    block('drain', 'xnat', '', '', '', ''), block('pair', 'xnat', '', @pair),
+    block('stockpair', 'byrequests', '', @pair),
     block('redirect', 'xnat', '', 'redirect=n3', '', ''),
+    block('forced', 'xnat', 'ProxySet nofailover=On', 'redirect=n3', '', ''),
     block('grow', 'xnat', "ProxySet growth=5", '', ''),
     block('back', 'xnat', '', 'retry=1', 'retry=1', 'retry=1'),
     block('switch', 'xnat', '', '', '', '');
@@ -170,6 +174,41 @@ subtest 'redirect' => sub {
     is(node($c->get('/redirect/echo', cookie => $id)), 'n3', 'again');
     my $unknown = 'JSESSIONID=ABCDEF02.n1';
     is(node($c->get('/redirect/echo', cookie => $unknown)), 'n3', 'an unknown one');
+};
+
+# The home of such a session is not what its cookie says.
+subtest 'a redirected session' => sub {
+    my $id = 'JSESSIONID=ABCDEF04.n1';
+    my %url = map { $_ => $be{$_}->url } @routes;
+    for my $name (qw(redirect forced)) {
+        $h->manager($name, $url{n1}, disabled => 1);
+        is(node($c->get("/$name/echo", cookie => $id)), 'n3', "$name: to n3");
+        $h->manager($name, $url{n3}, set => { w_rr => 'n2' }, disabled => 1);
+    }
+    is(node($c->get('/redirect/echo', cookie => $id)), 'n2', 'follows its home to n2');
+    $h->manager('forced', $url{n3}, set => { w_rr => '' });
+    $t->allow_log(qr/AH01167/);
+    is($c->get('/forced/echo', cookie => $id)->{status}, 503, 'or nowhere with nofailover');
+    is(node($c->get('/forced/echo')), 'n2', 'where a new one is served');
+};
+
+subtest 'a standby of the same route' => sub {
+    my $id = 'JSESSIONID=ABCDEF05.n1';
+    my @seen;
+    for my $flags ([], ['n1'], []) {
+        for my $name (qw(pair stockpair)) {
+            $h->manager($name, $be{n1}->url, disabled => scalar @$flags);
+            push @seen, node($c->get("/$name/echo", cookie => $id));
+        }
+    }
+    is("@seen", 'n1 n1 n4 n4 n1 n1', 'serves it meanwhile, as in stock');
+    # A session that is at home at n1 since n2 was out.
+    $id = 'JSESSIONID=ABCDEF06.n2';
+    $h->manager('pair', $be{$_}->url, disabled => 1) for qw(n2 n3);
+    is(node($c->get('/pair/echo', cookie => $id)), 'n1', 'moved to n1');
+    $h->manager('pair', $be{$_}->url, disabled => 0) for qw(n2 n3);
+    $h->manager('pair', $be{n1}->url, disabled => 1);
+    is(node($c->get('/pair/echo', cookie => $id)), 'n4', "to n1's standby");
 };
 
 # A fair share of n: not nothing, not all.

@@ -5,20 +5,41 @@ use v5.36;
 use Test::More;
 use XB::Test;
 use XB::Ajp;
+use XB::Deps;
 use JSON::PP;
 
 my $t = XB::Test->new;
-my %be = map { $_ => $t->backend($_) } qw(n1 n2 one);
+my %be = map { $_ => $t->backend($_) } qw(n1 n2 one t1);
 my $ajp = XB::Ajp->new($t, 'a1');
 my $mine = $t->port('h2');
 my $sticky = 'stickysession=JSESSIONID|jsessionid';
 
-# An HTTP/2 node: httpd itself, serving a file of known length.
+# An HTTP/2 node: httpd itself, with a file of known length and somebody who reads uploads.
 my $h2 = $t->httpd(name => 'h2node', module => 0, port => $mine,
-                   conf => "Protocols h2c http/1.1\n");
+                   conf => "Protocols h2c http/1.1\nProxyPass /up " . $be{one}->url . "\n");
 $t->write('h2node/htdocs/file', 'x' x 150_000);
 
-my $h = $t->httpd(children => 2, threads => 16, conf => <<"END");
+my $tls = $t->port('tls');
+my ($key, $cert) = map { $t->path($_) } 'key.pem', 'cert.pem';
+my @ec = qw(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3 -subj /CN=x);
+my $made = `openssl req -x509 @ec -keyout '$key' -out '$cert' 2>&1`;
+is($?, 0, 'a certificate') or diag($made);
+$t->allow_log(qr/\[ssl:warn\]/);
+
+my $h = $t->httpd(children => 2, threads => 16, modules => ['ssl'], conf => <<"END");
+Listen 127.0.0.1:$tls
+<VirtualHost 127.0.0.1:$tls>
+ServerName tls.example
+Protocols h2 http/1.1
+SSLEngine On
+SSLCertificateFile $cert
+SSLCertificateKeyFile $key
+</VirtualHost>
+<Proxy "balancer://tls">
+BalancerMember @{[ $be{t1}->url ]} route=t1
+ProxySet lbmethod=xnat $sticky
+</Proxy>
+ProxyPass "/tls" "balancer://tls"
 <Proxy "balancer://app">
 BalancerMember @{[ $be{n1}->url ]} route=n1
 BalancerMember @{[ $be{n2}->url ]} route=n2
@@ -56,10 +77,13 @@ sub figures
     return decode_json($r->{body});
 }
 
-# Members by route, over all balancers: the routes differ.
+# Members by route, over all balancers: the routes differ. The other virtual host has all of
+# them too, and gets requests for one.
 sub members
 {
-    return map { $_->{route} => $_ } map { @{$_->{members}} } @{figures()->{balancers}};
+    my @all = @{figures()->{balancers}};
+    my @used = grep { ($_->{vhost} =~ /^tls/) == ($_->{name} =~ /tls$/) } @all;
+    return map { $_->{route} => $_ } map { @{$_->{members}} } @used;
 }
 
 sub member ($route) { my %m = members(); return $m{$route} }
@@ -161,12 +185,28 @@ subtest 'WebSocket' => sub {
 subtest 'HTTP/2 member' => sub {
     my $r = $c->get('/h2/file');
     is("$r->{status} $r->{length}", '200 150000', 'its file');
-    # Less than a stream's window, for the node answers without reading.
-    is($c->post('/h2/file', undef, size => 50_000)->{length}, 150_000, 'with a body');
+    is($c->post('/h2/up/upload?n=10', undef, size => 250_000)->{length}, 10, 'an upload');
     quiet();
     my $all = since('h2');
-    is("$all->{bytes_in} $all->{bytes_out}", '50000 300000', 'bytes');
+    is("$all->{bytes_in} $all->{bytes_out}", '250000 150010', 'bytes');
     is("$all->{requests} $all->{elected}", '2 2', 'requests, elections');
+};
+
+# Streams of one connection run side by side, on threads that are not the MPM's.
+subtest 'HTTP/2 clients' => sub {
+    my $curl = XB::Deps->path('curl');
+    my $cookie = 'JSESSIONID=ABCDEF02.t1';
+    my @urls = map { "-o /dev/null 'https://127.0.0.1:$tls/tls/bytes?n=1000&i=$_'" } 1 .. 40;
+    my @opt = (qw(-skZ --no-progress-meter --http2 -w),
+               "'%{http_version} %{http_code} %{num_connects},'");
+    my $said = `'$curl' @opt -b '$cookie' @urls`;
+    is($said =~ s/2 200 [01],//gr, '', '40 answers');
+    cmp_ok(scalar(() = $said =~ / 0,/g), '>', 30, 'as streams of few connections');
+    quiet();
+    my $all = since('t1');
+    is("$all->{requests} $all->{elected} $all->{bytes_out}", '40 0 40000', 'are counted');
+    is(figures()->{sessions_by_state}{'in-flight'}, 0, 'no session is left in flight');
+    is(figures()->{sessions}{uncounted_requests}, 0, 'none went uncounted');
 };
 
 subtest 'AJP member' => sub {

@@ -19,8 +19,10 @@ static void opens_and_closes(void)
     ok(xb_breaker_allow(&b, t) && xb_breaker_allow(&b, t), "closed: all pass");
     xb_breaker_result(&b, true, t);
     ok(!xb_breaker_is_open(&b, t), "a success leaves it closed");
+    ok(!xb_breaker_is_young(&b), "... and not in fresh trouble");
     xb_breaker_result(&b, false, t);
     ok(xb_breaker_is_open(&b, t) && !xb_breaker_allow(&b, t), "a failure opens it");
+    ok(xb_breaker_is_young(&b), "... which is fresh trouble");
     xb_breaker_result(&b, false, t + S / 2);
     ok(!xb_breaker_allow(&b, t + S - 1), "open for a second");
     ok(!xb_breaker_is_open(&b, t + S), "and not longer for a call that failed with the first");
@@ -47,6 +49,8 @@ static void doubles(void)
         t += period_s[i] * S;
         ok(xb_breaker_allow(&b, t), "period %d s: over", period_s[i]);
         xb_breaker_result(&b, false, t);
+        ok(!xb_breaker_is_young(&b), "period %d s: the trouble is not fresh any more",
+           period_s[i]);
     }
 }
 

@@ -108,7 +108,8 @@ sub _mpm ($self)
         my $n = $children > 8 ? $children : 8;
         return "StartServers $n\nMinSpareServers 2\nMaxSpareServers 64\nMaxRequestWorkers 64";
     }
-    return join "\n", 'ServerLimit ' . $children * 4, "StartServers $children",
+    my @limit = $threads > 64 ? "ThreadLimit $threads" : ();
+    return join "\n", @limit, 'ServerLimit ' . $children * 4, "StartServers $children",
         "ThreadsPerChild $threads",
         'MaxRequestWorkers ' . ($children + 1) * $threads,
         'MinSpareThreads ' . (($children - 1) * $threads + 1),

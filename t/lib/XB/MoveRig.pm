@@ -3,7 +3,7 @@
 #
 #   my $rig = XB::MoveRig->new($t);    # nodes n1 n2 n3, memcacheds m1 m2, balancer "app" at /
 #       nodes => ['n1', 'n2'], stores => ['m1'], conf => server directives, section => those of
-#       the balancer, relay => 1: an XB::Relay before each memcached,
+#       the balancer, member => parameters of each, relay => 1: an XB::Relay before each memcached,
 #       at => { m1 => 'host:port' instead of the memcached's own }, httpd => { children => 3 },
 #       share => $other: its nodes and memcacheds, behind another httpd (httpd => { name => })
 #   $rig->httpd, ->client, ->node('n1') (XB::FakeMsm), ->nodes, ->store('m1') (XB::Memcached),
@@ -35,7 +35,7 @@ use XB::Test;
 sub new ($class, $t, %opt)
 {
     my $self = bless { t => $t, nodes => [qw(n1 n2 n3)], stores => [qw(m1 m2)], conf => '',
-                       section => '', httpd => {}, at => {}, %opt }, $class;
+                       section => '', member => '', httpd => {}, at => {}, %opt }, $class;
     $self->{store} = $self->{share}{store}
         // { map { $_ => $t->memcached } @{$self->{stores}} };
     if ($self->{relay}) {
@@ -55,7 +55,8 @@ sub conf ($self, $more)
     my $list = join ',', map { "$_:" . ($self->{at}{$_} // $self->{store}{$_}->address) }
         @{$self->{stores}};
     my $members = join "\n",
-        map { 'BalancerMember ' . $self->{node}{$_}->url . " route=$_" } @{$self->{nodes}};
+        map { 'BalancerMember ' . $self->{node}{$_}->url . " route=$_ $self->{member}" }
+        @{$self->{nodes}};
     return <<"END";
 XnatBalanceMemcachedNodes "$list"
 XnatBalanceGrace 30ms

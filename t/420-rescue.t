@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+# Sessions of a node that cannot serve: their requests wait at the gate while each session is taken
+# over once, then go on together at one node; where that cannot be, they go on as with stock httpd.
+use v5.36;
+use Test::More;
+use Time::HiRes qw(time);
+use List::Util qw(max min sum0);
+use XB::Test;
+use XB::MoveRig;
+use XB::Rescue;
+
+my @NODES = qw(n1 n2 n3 n4);
+my $CONF = "XnatBalanceMemcachedTimeout 250ms\n";
+my $DRAIN = 'XnatBalanceMove Drain';        # no overload moves in between
+my $t = XB::Test->new;
+my $rig = XB::MoveRig->new($t, conf => "$CONF$DRAIN", relay => 1, nodes => \@NODES, httpd => { threads => 250 },
+    member => 'retry=600', section => 'ProxySet failonstatus=599');
+my $h = $rig->httpd;
+my $x = XB::Rescue->new($rig);
+my $switch = sub ($node, %flag) { $h->manager('app', $rig->node($node)->url, %flag) };
+my $slowest = sub (%r) { return max map { $_->{time} } map { @$_ } values %r };
+my $statuses = sub (@r) { my %n; $n{ $_->{status} }++ for @r; return \%n };
+
+# Everything in order again, whatever a subtest has done.
+my $afresh = sub {
+    $x->mend(@NODES);
+    $rig->node($_)->clear for @NODES;
+};
+
+my %lose = (
+    'refused' => sub { $rig->node('n1')->stop },
+    'disabled' => sub { $switch->('n1', disabled => 1) },
+    'stopped' => sub { $switch->('n1', stopped => 1) },
+    'health check' => sub { $switch->('n1', hcfailed => 1) },
+    'failonstatus' => sub { $rig->ask($x->at('n1', 1), '/bytes?n=1&code=599') },
+);
+for my $how (sort keys %lose) {
+    subtest $how => sub {
+        my @users = $x->at('n1', 4);
+        $lose{$how}->();
+        my %r = $x->burst(@users);
+        my %at = $x->rescued(%r);
+        cmp_ok $slowest->(%r), '<', 3, 'the wait is short: ' . $slowest->(%r);
+        if ($how ne 'refused') {
+            my %flushed = map { $_->{id} => 1 } grep { $_->{own} } $rig->node('n1')->heads;
+            is scalar(grep { $flushed{ $x->id($_) } } @users), 4, 'a home that lives is flushed';
+        }
+        $afresh->();
+    };
+}
+my $status = $rig->status;
+is $status->{moves_by_reason}{failed}, 20, 'each is counted as a move of a failed node';
+is $status->{sessions}{lost}, 0, 'none as lost';
+is $status->{sessions_by_state}{moving}, 0, 'all gates are open';
+is scalar(() = $h->error_log =~ /XB0301: session \w+ moved from n1 to n\d \(failed\)/g), 20,
+    'each is in the log';
+
+subtest 'survivors share' => sub {
+    my @users = $x->at('n1', 30);
+    $rig->node('n1')->stop;
+    my %r = $x->burst(@users);
+    my %at = $x->rescued(%r);
+    is join(' ', sort keys %at), 'n2 n3 n4', 'all of them get some';
+    cmp_ok min(values %at), '>=', 4, 'of 30 sessions: ' . join ' ', map { "$_ $at{$_}" } sort keys %at;
+    $afresh->();
+};
+
+subtest 'not to where it has been' => sub {
+    my ($user) = $x->at('n1', 1);
+    my @homes = ('n1');
+    for my $n (2 .. @NODES) {
+        my $home = $homes[-1];
+        $switch->($home, disabled => 1);
+        my %r = $x->burst($user);
+        is_deeply $statuses->(@{$r{$user}}), { 200 => 6 }, "$home is lost: all go on";
+        push @homes, $rig->ask($user, '/read')->{node};
+        $switch->($home, disabled => 0);
+    }
+    is join(' ', sort @homes), "@NODES", "one node after the other: @homes";
+    $afresh->();
+};
+
+subtest 'another key' => sub {
+    my ($known, $moved) = $x->at('n1', 2);
+    # Another front end has taken them over: one is at n2, that lives; the other was at n3.
+    for ([$known, 'n2'], [$moved, 'n3']) {
+        my ($user, $node) = @$_;
+        $t->get($rig->node($node)->url . '/elsewhere', cookie => 'JSESSIONID=' . $x->id($user));
+    }
+    $rig->node($_)->stop for qw(n1 n3);
+    my %r = $x->burst($known, $moved);
+    is_deeply $statuses->(map { @$_ } values %r), { 200 => 12 }, 'all answered';
+    is join(' ', $x->nodes_of(@{$r{$known}})), 'n2', 'the one that lives at n2 is found there';
+    is_deeply [ $x->takeovers($known) ], [], '... nothing is taken over again';
+    like join(' ', $x->nodes_of(@{$r{$moved}})), qr/^n[24]$/, 'the other is taken over from n3';
+    my %is = map { $_ => 1 } @{$rig->ask($moved, '/read')->{json}{writes}};
+    is scalar(grep { !$is{$_} } @{$x->{written}{$moved}}), 0, '... with all that it had';
+    $afresh->();
+};
+
+subtest 'in no memcached' => sub {
+    my ($user) = $x->at('n1', 1);
+    $rig->store('m1')->delete($x->id($user));
+    $rig->node('n1')->stop;
+    my %r = $x->burst($user);
+    is_deeply $statuses->(@{$r{$user}}), { 401 => 6 }, 'nobody knows the session';
+    my %at = map { $_ => $rig->node($_)->count('/write') } qw(n2 n3 n4);
+    is_deeply [ sort values %at ], [ 0, 0, 6 ], 'its requests went to one node';
+    is scalar(() = $h->error_log =~ /XB0304/g), 1, 'it is said once';
+    is $rig->status->{sessions}{lost}, 1, '... and counted';
+    is_deeply [ $x->takeovers($user) ], [], 'no node was asked to take it over';
+    $afresh->();
+};
+
+subtest 'memcached gone' => sub {
+    for my $how ('hung', 'dead') {
+        my @users = $x->at('n1', 3);
+        my $relay = $rig->relay('m1');
+        $how eq 'hung' ? $relay->pause : $relay->stop;
+        $rig->node('n1')->stop;
+        my %r = $x->burst(@users);
+        cmp_ok $slowest->(%r), '<', 2.5, "$how: nobody waits for long: " . $slowest->(%r);
+        is_deeply [ grep { $x->asked($_) != 1 } @users ], [], '... all go on at one node';
+        is_deeply [ map { $x->takeovers($_) } @users ], [], '... without a HEAD';
+        $how eq 'hung' ? $relay->cont : $relay->start;
+        $afresh->();
+        ok $x->store_well, 'memcached is asked again';
+    }
+};
+
+subtest 'nowhere to go' => sub {
+    my ($user) = $x->at('n1', 1);
+    $rig->only('n1');
+    $rig->node('n1')->stop;
+    my %r = $x->burst($user);
+    is_deeply $statuses->(@{$r{$user}}), { 503 => 6 }, 'as stock httpd says';
+    cmp_ok $slowest->(%r), '<', 1, '... at once';
+    is $rig->status->{sessions_by_state}{moving}, 0, 'the gate is open';
+    $afresh->();
+    my $r = $rig->ask($user, '/read');
+    is "$r->{status} $r->{node}", '200 n1', 'it goes on when its node is back';
+};
+
+subtest 'a child is killed meanwhile' => sub {
+    my @users = $x->at('n1', 3);
+    $rig->node($_)->misbehave('slow', ms => 1500) for @NODES;
+    $rig->node('n1')->stop;
+    my @sent = map { my $user = $_; map { $rig->send($user, "/write?k=killed$_") } 1 .. 3 } @users;
+    wait_for { $x->takeovers($users[0]) } 5, 'a takeover under way';
+    $rig->node($_)->behave for @NODES;
+    $h->kill_child($rig->mover_pid);
+    my $begin = time;
+    my @answers = map { $rig->receive($_) } @sent;
+    cmp_ok time - $begin, '<', 3, 'nobody waits for long: ' . (time - $begin);
+    is_deeply [ grep { ($_->{status} // 0) !~ /^(?:200|0)$/ } @answers ], [], 'answered, or cut off';
+    is $rig->status->{sessions_by_state}{moving}, 0, 'all gates are open';
+    $rig->client->close;
+    my %r = $x->burst(@users);
+    for my $user (@users) {
+        my @at = $x->nodes_of(@{$r{$user}});
+        my $base = XB::FakeMsm->base($x->id($user));
+        my @keys = grep { /^$base/ } $rig->store('m1')->keys;
+        is "@at @keys", "$at[0] $base.$at[0]", "$user: one home, one key";
+        my %is = map { $_ => 1 } @{$rig->ask($user, '/read')->{json}{writes}};
+        is join(' ', grep { !$is{$_} } @{$x->{written}{$user}}), '', '... nothing lost';
+    }
+    $afresh->();
+};
+
+subtest 'modes' => sub {
+    my %mode = (
+        'Move Off' => [ '', 'XnatBalanceMove Off', 0 ],
+        'Move DryRun' => [ '', 'XnatBalanceMove DryRun', 0 ],
+        'Move On' => [ '', 'XnatBalanceMove On', 1 ],
+        'nofailover' => [ 'ProxySet nofailover=On', $DRAIN, 0 ],
+        'redirect' => [ '', $DRAIN, 0 ],
+    );
+    for my $name (sort keys %mode) {
+        my ($section, $conf, $heads) = @{$mode{$name}};
+        $rig->{section} = $section;
+        $h->set_conf($rig->conf("$CONF$conf"));
+        $rig->client->close;
+        $h->graceful;
+        my ($user) = $x->at('n1', 1);
+        $switch->('n1', set => { w_rr => 'n3' }) if $name eq 'redirect';
+        $switch->('n1', disabled => 1);
+        my %r = $x->burst($user);
+        my $at = join ' ', $x->asked($user);
+        is scalar($x->takeovers($user)), $heads, "$name: HEADs: $heads";
+        is_deeply $statuses->(@{$r{$user}}), { 200 => 6 }, '... all answered' if $heads;
+        like $at, $name eq 'redirect' ? qr/^n3$/ : $name eq 'nofailover' ? qr/^$/ : qr/^n[234]$/,
+            "... its requests went to: $at";
+        is_deeply $statuses->(@{$r{$user}}), { 503 => 6 }, '... 503' if $at eq '';
+        $afresh->();
+    }
+};
+$t->expect_log(qr/XB0304/, qr/XB0115/);
+$t->allow_log(qr/AH01114|AH00940|AH00957|AH00959|AH01170|AH01167|AH01174|AH00898|AH01102|AH10/);
+$t->finish;

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+# Two httpds in front of one fleet: each sees the other's heartbeat in memcached and makes no
+# voluntary move while it is there; a dead node's sessions are rescued all the same.
+use v5.36;
+use Test::More;
+use FindBin ();
+use lib "$FindBin::Bin/lib";
+use XB::MoveRig;
+use XB::Test;
+
+my $t = XB::Test->new;
+my $a = XB::MoveRig->new($t);
+my $b = XB::MoveRig->new($t, share => $a, httpd => { name => 'second' });
+$t->expect_log(qr/XB0321/);
+
+for my $rig ($a, $b) {
+    wait_for { $rig->httpd->error_log =~ /XB0321/ } 10, 'the sight of the other';
+}
+pass('each httpd tells that it has seen the other');
+
+$a->login("u$_", 'n1') for 1 .. 4;
+$a->drain('n1');
+for (1 .. 6) {
+    $a->idle(0.4);
+    $a->ask("u$_", '/read') for 1 .. 4;
+}
+is($a->moved, 0, 'nobody leaves a draining node meanwhile');
+is(scalar(() = $a->httpd->error_log =~ /XB0321/g), 1, 'it is told once');
+
+$b->httpd->stop;
+my $left = eval {
+    wait_for { $a->ask("u$_", '/read') for 1 .. 4; $a->moved >= 4 } 30, 'moves';
+    1;
+};
+ok($left, 'once the other is gone, they leave') or diag($@);
+
+$b->httpd->start;
+wait_for { $b->httpd->error_log =~ /XB0321.*XB0321/s } 15, 'the other back';
+$a->undrain('n1');
+my $home = $a->ask('u1', '/read')->{node};
+$t->allow_log(qr/\[proxy(?:_http)?:error\]/);
+$a->node($home)->stop;
+my @nodes = map { $a->ask('u1', '/read')->{node} // 'nobody' } 1 .. 4;
+is(scalar(grep { $_ ne $home && $_ eq $nodes[0] } @nodes), 4, 'a dead node\'s are rescued')
+    or diag("@nodes");
+is($a->status->{moves_by_reason}{failed} > 0, 1, 'by the mover');
+$t->finish;
