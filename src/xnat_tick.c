@@ -156,6 +156,17 @@ static void beat(xnat_balancer_t *xb, int64_t now)
     }
 }
 
+/* Another front end, whose requests are not known here. Where any node serves any session, each
+ * front end may have homes of its own. */
+static bool others_bar(xnat_balancer_t *xb, int64_t now)
+{
+    if (!xnat_keeps_copies(xb)) {
+        return false;
+    }
+    beat(xb, now);
+    return !xnat_front_is_alone(xb, now);
+}
+
 static void plan_balancer(xnat_balancer_t *xb, void *ctx)
 {
     int64_t now = *(int64_t *)ctx;
@@ -164,8 +175,7 @@ static void plan_balancer(xnat_balancer_t *xb, void *ctx)
         xb->conf.move == XNAT_MOVE_OFF || plan_count == PLANS_MAX || store_open(xb, now)) {
         return;
     }
-    beat(xb, now);
-    if (!xnat_front_is_alone(xb, now)) {
+    if (others_bar(xb, now)) {
         return;
     }
     p->xb = xb;

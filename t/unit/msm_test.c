@@ -425,6 +425,39 @@ static void expiry(void)
     is_int(verdict(&v, v.n, NOW, 30), XB_MSM_GOOD, "the greatest max inactive");
 }
 
+static xb_msm_verdict_t validity(int32_t max_s, int64_t last_ms, int64_t this_ms, size_t total,
+                                 int64_t now_ms)
+{
+    value_t v = {.n = XB_MSM_VALIDITY_SIZE};
+
+    put(&v, 0, (uint32_t)max_s, 4);
+    put(&v, 4, (uint64_t)last_ms, 8);
+    put(&v, 12, (uint64_t)this_ms, 8);
+    return xb_msm_validity_check(v.b, total, now_ms, 30, &last_head);
+}
+
+static void validities(void)
+{
+    int64_t end = NOW + 1800000;
+
+    is_int(validity(1800, NOW - 1, NOW, 20, NOW), XB_MSM_GOOD, "validity");
+    is_int(last_head.max_inactive_s, 1800, "its max inactive");
+    is_int(last_head.last_accessed_ms, NOW - 1, "its last access");
+    is_int(last_head.this_accessed_ms, NOW, "its this access");
+    is_int(validity(1800, NOW, NOW, 19, NOW), XB_MSM_SHORT, "19 bytes");
+    is_int(validity(1800, NOW, NOW, 21, NOW), XB_MSM_SHORT, "21 bytes");
+    is_int(validity(1800, NOW, NOW, 0, NOW), XB_MSM_SHORT, "nothing");
+    is_int(validity(1800, NOW, NOW, 20, end - 30001), XB_MSM_GOOD, "30.001 s left");
+    is_int(validity(1800, NOW, NOW, 20, end - 30000), XB_MSM_EXPIRING, "30 s left");
+    is_int(validity(0, NOW, NOW, 20, INT64_MAX), XB_MSM_GOOD, "max inactive 0: never");
+    is_int(validity(-1, NOW, NOW, 20, INT64_MAX), XB_MSM_GOOD, "max inactive -1: never");
+    is_int(validity(1800, 0, NOW, 20, NOW), XB_MSM_INVALID, "no last access");
+    is_int(validity(1800, NOW, INT64_MIN, 20, NOW), XB_MSM_INVALID, "the smallest access");
+    is_int(validity(1800, NOW, NOW + 3600001, 20, NOW), XB_MSM_INVALID, "a clock far ahead");
+    is_int(validity(1800, NOW, INT64_MAX, 20, INT64_MIN), XB_MSM_INVALID,
+           "the greatest access");
+}
+
 int main(void)
 {
     node_lists();
@@ -441,5 +474,6 @@ int main(void)
     other_values();
     contradictions();
     expiry();
+    validities();
     return done();
 }

@@ -5,6 +5,7 @@
 #       nodes => ['n1', 'n2'], stores => ['m1'], conf => server directives, section => those of
 #       the balancer, member => parameters of each, relay => 1: an XB::Relay before each memcached,
 #       at => { m1 => 'host:port' instead of the memcached's own }, httpd => { children => 3 },
+#       fake => 'XB::FakeNonSticky': nodes of another kind
 #       share => $other: its nodes and memcacheds, behind another httpd (httpd => { name => })
 #   $rig->httpd, ->client, ->node('n1') (XB::FakeMsm), ->nodes, ->store('m1') (XB::Memcached),
 #   $rig->relay('m1')
@@ -35,7 +36,8 @@ use XB::Test;
 sub new ($class, $t, %opt)
 {
     my $self = bless { t => $t, nodes => [qw(n1 n2 n3)], stores => [qw(m1 m2)], conf => '',
-                       section => '', member => '', httpd => {}, at => {}, %opt }, $class;
+                       section => '', member => '', httpd => {}, at => {}, fake => 'XB::FakeMsm',
+                       %opt }, $class;
     $self->{store} = $self->{share}{store}
         // { map { $_ => $t->memcached } @{$self->{stores}} };
     if ($self->{relay}) {
@@ -44,7 +46,7 @@ sub new ($class, $t, %opt)
         $self->{at}{$_} //= $self->{relay}{$_}->address for @{$self->{stores}};
     }
     $self->{node} = $self->{share}{node}
-        // { XB::FakeMsm->fleet($t, $self->{store}, @{$self->{nodes}}) };
+        // { $self->{fake}->fleet($t, $self->{store}, @{$self->{nodes}}) };
     $self->{h} = $t->httpd(%{$self->{httpd}}, conf => $self->conf($self->{conf}));
     $self->{c} = $self->{h}->client;
     return $self;
