@@ -58,6 +58,7 @@ static bool shut_gate(xnat_steps_t *m)
         m->begun_us = v.gated_us; /* its requests have been waiting since */
     }
     m->deadline_us = m->begun_us + m->xb->conf.gate_timeout * 9 / 10;
+    m->hands->deadline_us = m->deadline_us;
     if (!was_chosen(job)) {
         return xb_table_regate(xnat_table, job->slot, &m->token);
     }
@@ -370,6 +371,7 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
                       .to = job->to,
                       .from_worker = job->from_worker,
                       .to_worker = job->to_worker};
+    hands->deadline_us = 0;
     if (job->kind == XNAT_JOB_BEAT) {
         xnat_front_beat(hands, job->xb);
         return;
