@@ -372,12 +372,13 @@ xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span
     return result;
 }
 
-void xb_table_flag(xb_table_t *t, uint32_t slot, unsigned set, unsigned clear)
+unsigned xb_table_flag(xb_table_t *t, uint32_t slot, unsigned set, unsigned clear)
 {
     xb_entry_t *e = xb_table_entry(t, slot);
     atomic_fetch_or(&e->flags, (uint8_t)set);
-    atomic_fetch_and(&e->flags, (uint8_t)~clear);
+    unsigned before = atomic_fetch_and(&e->flags, (uint8_t)~clear);
     xb_entry_stir(e);
     if (set & XB_SESSION_ENDED && !xb_entry_word(e).inflight)
         xb_table_reap(t, slot, true);
+    return before;
 }

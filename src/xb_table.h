@@ -121,7 +121,9 @@ xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span
 /* From an answer of a request that holds ref and is current: the newest id (false if not
  * current or too long), clears UNPROVEN. */
 bool xb_table_learn(xb_table_t *t, const xb_ref_t *ref, xb_span_t id, int path /* -1: keep */);
-void xb_table_flag(xb_table_t *t, uint32_t slot, unsigned set, unsigned clear);
+/* Sets and clears XB_SESSION_ flags. Returns those before clearing: of several callers that clear
+ * one, just one sees it. */
+unsigned xb_table_flag(xb_table_t *t, uint32_t slot, unsigned set, unsigned clear);
 
 /* Failover by stock code: home from -> to if it still is `from` and not being moved; both count
  * as visited. Returns the home that holds now. */

@@ -65,8 +65,10 @@ void xnat_front_beat(xnat_hands_t *hands, const xnat_balancer_t *xb)
     apr_snprintf(mine, sizeof mine, "%016" APR_UINT64_T_HEX_FMT, xnat_shm->front);
     if (xnat_move_beat(hands, xb, fleet, mine, BEAT_TTL_S, seen, sizeof seen)) {
         int64_t now = xnat_now_us();
-        __atomic_store_n((int64_t *)&rec->front_us, now, __ATOMIC_RELAXED);
-        tell(xb, rec, now);
+        int64_t last = __atomic_exchange_n((int64_t *)&rec->front_us, now, __ATOMIC_RELAXED);
+        if (last && now - last < BAR_US) { /* once: the beat of this httpd before its restart */
+            tell(xb, rec, now);
+        }
     }
 }
 

@@ -3,6 +3,8 @@
  * its end. Runs in the request's thread at the first brigade, before the client can send its
  * next request with the new cookie. */
 #include "apr_strings.h"
+#include "http_core.h"
+#include "http_vhost.h"
 
 #include "mod_xnat_balance.h"
 #include "xnat_elect.h"
@@ -37,7 +39,12 @@ static void note_front(const xnat_request_t *xr)
     const char *host = dir->preserve_host ? apr_table_get(xr->r->headers_in, "Host") : NULL;
     const char *proto = apr_table_get(xr->r->headers_in, "X-Forwarded-Proto");
     proto = proto && (!strcmp(proto, "https") || !strcmp(proto, "http")) ? proto : "";
+    bool ours =
+        host && ap_matches_request_vhost(xr->r, xr->r->hostname, ap_get_server_port(xr->r));
     host = host && strlen(host) < sizeof rec->host ? host : "";
+    if (rec->host_is_ours && !ours) {
+        return; /* what one client makes up does not go into HEADs for all */
+    }
     if (!strcmp(rec->host, host) && !strcmp(rec->proto, proto)) {
         return;
     }
@@ -45,6 +52,7 @@ static void note_front(const xnat_request_t *xr)
     if (!(seq & 1) && __atomic_compare_exchange_n((uint32_t *)&rec->seq, &seq, seq + 1, 0,
                                                   __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
         apr_cpystrn(rec->host, host, sizeof rec->host);
+        rec->host_is_ours = ours;
         apr_cpystrn(rec->proto, proto, sizeof rec->proto);
         __atomic_store_n((uint32_t *)&rec->seq, seq + 2, __ATOMIC_RELEASE);
     }

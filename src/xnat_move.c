@@ -8,6 +8,7 @@
 #include "xb_rule.h"
 #include "xnat_front.h"
 #include "xnat_log.h"
+#include "xnat_mover.h"
 #include "xnat_rescue.h"
 
 /* After a refusal the session is left alone for this long; longer if it could not be made
@@ -35,7 +36,7 @@ static bool wait_for_quiet(const xnat_steps_t *m)
     int64_t half = m->xb->conf.gate_timeout / 2,
             end = m->begun_us + (half < QUIET_US ? half : QUIET_US);
     while (xb_table_token(xnat_table, m->job->slot, m->token, &inflight) && inflight &&
-           xnat_now_us() < end) {
+           xnat_now_us() < end && !xnat_mover_is_stopping()) {
         apr_sleep(2000);
     }
     apr_sleep(SETTLE_US);
@@ -57,6 +58,7 @@ static bool shut_gate(xnat_steps_t *m)
         m->begun_us = v.gated_us; /* its requests have been waiting since */
     }
     m->deadline_us = m->begun_us + m->xb->conf.gate_timeout * 9 / 10;
+    m->hands->deadline_us = m->deadline_us;
     if (!was_chosen(job)) {
         return xb_table_regate(xnat_table, job->slot, &m->token);
     }
@@ -102,7 +104,7 @@ static xb_refusal_t wait_for_store(xnat_steps_t *m, int64_t before_ms)
     apr_interval_time_t nap = 500;
     xb_refusal_t why = check(m);
     while (why == XB_REFUSALS && m->stored_ms == before_ms) {
-        if (xnat_now_us() >= end) {
+        if (xnat_now_us() >= end || xnat_mover_is_stopping()) {
             return XB_NO_FLUSH;
         }
         apr_sleep(nap);
@@ -369,6 +371,7 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
                       .to = job->to,
                       .from_worker = job->from_worker,
                       .to_worker = job->to_worker};
+    hands->deadline_us = 0;
     if (job->kind == XNAT_JOB_BEAT) {
         xnat_front_beat(hands, job->xb);
         return;

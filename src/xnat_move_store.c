@@ -26,6 +26,14 @@ static xb_store_t *store_of(xnat_hands_t *hands, const xnat_balancer_t *xb)
     return st;
 }
 
+/* The configured time, or what is left until the gate in hand has to open. */
+static int64_t budget(const xnat_hands_t *hands, const xnat_balancer_t *xb)
+{
+    int64_t rest =
+        hands->deadline_us ? hands->deadline_us - xnat_now_us() : xb->conf.mc_timeout;
+    return rest > xb->conf.mc_timeout ? xb->conf.mc_timeout : rest > 1000 ? rest : 1000;
+}
+
 static xnat_shm_store_t *health_of(const xnat_balancer_t *xb, unsigned node)
 {
     const xb_msm_node_t *n = &xb->conf.nodes->node[node];
@@ -59,8 +67,7 @@ bool xnat_move_store_up(xnat_hands_t *hands, const xnat_balancer_t *xb)
         uint32_t mask;
         if (!xb_breaker_is_closed(&health_of(xb, i)->breaker)) {
             up = allowed(xb, i) &&
-                 answered(xb, i, xb_store_which(st, i, key, 1, &mask, xb->conf.mc_timeout)) &&
-                 up;
+                 answered(xb, i, xb_store_which(st, i, key, 1, &mask, budget(hands, xb))) && up;
         }
     }
     return up;
@@ -92,7 +99,7 @@ static xb_refusal_t check_pin(xnat_hands_t *hands, const xnat_balancer_t *xb, co
             return XB_NO_STORE;
         }
         xb_store_rc_t rc =
-            xb_store_which(store_of(hands, xb), i, &key, 1, &mask, xb->conf.mc_timeout);
+            xb_store_which(store_of(hands, xb), i, &key, 1, &mask, budget(hands, xb));
         if (!answered(xb, i, rc)) {
             return down(rc);
         }
@@ -133,7 +140,7 @@ static xb_refusal_t read_key(xnat_hands_t *hands, const xnat_balancer_t *xb, con
         return XB_NO_STORE;
     }
     xb_store_rc_t rc = xb_store_get(store_of(hands, xb), (unsigned)node, key, value,
-                                    XB_MSM_HEAD_SIZE, got, total, xb->conf.mc_timeout);
+                                    XB_MSM_HEAD_SIZE, got, total, budget(hands, xb));
     if (!answered(xb, (unsigned)node, rc)) {
         return down(rc);
     }
@@ -192,7 +199,7 @@ bool xnat_move_mark(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_
     for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
         if (allowed(xb, i)) {
             xb_store_rc_t rc =
-                xb_store_set(store_of(hands, xb), i, key, route, ttl_s, xb->conf.mc_timeout);
+                xb_store_set(store_of(hands, xb), i, key, route, ttl_s, budget(hands, xb));
             written = (answered(xb, i, rc) && rc == XB_STORE_FOUND) || written;
         }
     }
@@ -210,8 +217,8 @@ static int has_key(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t
         !allowed(xb, (unsigned)node)) {
         return -1;
     }
-    xb_store_rc_t rc = xb_store_which(store_of(hands, xb), (unsigned)node, &key, 1, &mask,
-                                      xb->conf.mc_timeout);
+    xb_store_rc_t rc =
+        xb_store_which(store_of(hands, xb), (unsigned)node, &key, 1, &mask, budget(hands, xb));
     return answered(xb, (unsigned)node, rc) ? mask != 0 : -1;
 }
 
@@ -241,7 +248,7 @@ bool xnat_move_marked(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_i
         }
         xb_store_rc_t rc =
             xb_store_get(store_of(hands, xb), i, key, out, PROXY_WORKER_MAX_ROUTE_SIZE - 1,
-                         &got, &total, xb->conf.mc_timeout);
+                         &got, &total, budget(hands, xb));
         *known = answered(xb, i, rc) && *known;
         if (rc == XB_STORE_FOUND && total == got) {
             out[got] = '\0';
@@ -269,7 +276,7 @@ bool xnat_move_which(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id
     }
     return answered(
         xb, (unsigned)node,
-        xb_store_which(store_of(hands, xb), (unsigned)node, key, n, mask, xb->conf.mc_timeout));
+        xb_store_which(store_of(hands, xb), (unsigned)node, key, n, mask, budget(hands, xb)));
 }
 
 bool xnat_move_beat(xnat_hands_t *hands, const xnat_balancer_t *xb, const char *fleet,
@@ -287,14 +294,14 @@ bool xnat_move_beat(xnat_hands_t *hands, const xnat_balancer_t *xb, const char *
             continue;
         }
         xb_store_rc_t rc =
-            xb_store_get(st, i, key, seen, size - 1, &got, &total, xb->conf.mc_timeout);
+            xb_store_get(st, i, key, seen, size - 1, &got, &total, budget(hands, xb));
         if (!answered(xb, i, rc)) {
             continue;
         }
         seen[rc == XB_STORE_FOUND ? got : 0] = '\0';
         other = (*seen && strcmp(seen, mine)) || other;
         if (allowed(xb, i)) {
-            answered(xb, i, xb_store_set(st, i, key, mine, ttl_s, xb->conf.mc_timeout));
+            answered(xb, i, xb_store_set(st, i, key, mine, ttl_s, budget(hands, xb)));
         }
     }
     return other;

@@ -218,11 +218,16 @@ static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *data)
     return NULL;
 }
 
+bool xnat_mover_is_stopping(void)
+{
+    return __atomic_load_n(&mover.stopping, __ATOMIC_RELAXED);
+}
+
 void xnat_mover_stop(void)
 {
     if (mover.lock) {
         apr_thread_mutex_lock(mover.lock);
-        mover.stopping = true;
+        __atomic_store_n(&mover.stopping, true, __ATOMIC_RELAXED);
         apr_atomic_set32(&mover.unwatch, 1);
         mover.count = 0;
         apr_thread_cond_broadcast(mover.work);

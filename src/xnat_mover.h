@@ -14,6 +14,8 @@ void xnat_mover_stop(void);
 /* From the tick, in the mover's thread: hands a job to a worker. False: all are busy. */
 bool xnat_mover_submit(const xnat_job_t *job);
 bool xnat_mover_has_room(void);
+/* This child is about to end: what can be given up is. */
+bool xnat_mover_is_stopping(void);
 
 /* Age of the lease holder's heartbeat in ms, -1 if nobody holds it. */
 int64_t xnat_mover_heartbeat_age_ms(void);

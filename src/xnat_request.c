@@ -154,13 +154,9 @@ static const char *route_of(const xnat_request_t *xr)
 static bool is_first_there(const xnat_request_t *xr, bool named)
 {
     xb_view_t view;
-    bool first = !(named && xnat_keeps_copies(xr->xb)) &&
-                 xb_table_view(xnat_table, xr->ref.slot, &view) &&
-                 view.flags & XB_SESSION_FRESH;
-    if (first) {
-        xb_table_flag(xnat_table, xr->ref.slot, 0, XB_SESSION_FRESH);
-    }
-    return first;
+    return !(named && xnat_keeps_copies(xr->xb)) &&
+           xb_table_view(xnat_table, xr->ref.slot, &view) && view.flags & XB_SESSION_FRESH &&
+           xb_table_flag(xnat_table, xr->ref.slot, 0, XB_SESSION_FRESH) & XB_SESSION_FRESH;
 }
 
 /* `named`: the id names the home. Others are stragglers, unless no newer id will ever come. */

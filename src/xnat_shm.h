@@ -34,6 +34,7 @@ typedef struct {
         beat_us; /* another front end seen, told; own beat */
     _Atomic uint32_t seq;
     char host[256]; /* Host of the last new session if it was preserved, or empty */
+    bool host_is_ours; /* a ServerName or ServerAlias, not only what a client sent */
     char proto[8];  /* its X-Forwarded-Proto, or empty */
 } xnat_shm_balancer_t;
 

@@ -40,8 +40,8 @@ my $conf = join "\n",
     block('kinds', 'xnat', '', @kinds), block('stock', 'byrequests', '', @kinds),
     block('drain', 'xnat', '', '', '', ''), block('pair', 'xnat', '', @pair),
     block('stockpair', 'byrequests', '', @pair),
-    block('redirect', 'xnat', '', 'redirect=n3', '', ''),
-    block('forced', 'xnat', 'ProxySet nofailover=On', 'redirect=n3', '', ''),
+    block('redirect', 'xnat', '', 'redirect=n3', '', '', ''),
+    block('forced', 'xnat', 'ProxySet nofailover=On', 'redirect=n3', '', '', ''),
     block('grow', 'xnat', "ProxySet growth=5", '', ''),
     block('back', 'xnat', '', 'retry=1', 'retry=1', 'retry=1'),
     block('switch', 'xnat', '', '', '', '');
@@ -177,19 +177,25 @@ subtest 'redirect' => sub {
 };
 
 # The home of such a session is not what its cookie says.
-subtest 'a redirected session' => sub {
-    my $id = 'JSESSIONID=ABCDEF04.n1';
+subtest 'redirected sessions' => sub {
     my %url = map { $_ => $be{$_}->url } @routes;
+    my %id = map { my $name = $_; $name => [ map { "JSESSIONID=$name$_.n1" } 1 .. 5 ] }
+        qw(redirect forced);
+    my $nodes = sub ($name) {
+        return tally(map { node($c->get("/$name/echo", cookie => $_)) } @{$id{$name}});
+    };
     for my $name (qw(redirect forced)) {
+        $h->manager($name, $url{n1}, disabled => 0);
+        is_deeply($nodes->($name), { n1 => 5 }, "$name: at home");
         $h->manager($name, $url{n1}, disabled => 1);
-        is(node($c->get("/$name/echo", cookie => $id)), 'n3', "$name: to n3");
-        $h->manager($name, $url{n3}, set => { w_rr => 'n2' }, disabled => 1);
+        is_deeply($nodes->($name), { n3 => 5 }, "$name: from n1 to n3");
+        $h->manager($name, $url{n3}, disabled => 1);
     }
-    is(node($c->get('/redirect/echo', cookie => $id)), 'n2', 'follows its home to n2');
-    $h->manager('forced', $url{n3}, set => { w_rr => '' });
     $t->allow_log(qr/AH01167/);
-    is($c->get('/forced/echo', cookie => $id)->{status}, 503, 'or nowhere with nofailover');
-    is(node($c->get('/forced/echo')), 'n2', 'where a new one is served');
+    is_deeply($nodes->('forced'), { 'status 503' => 5 }, 'nofailover: no further');
+    is($c->get('/forced/echo')->{status}, 200, 'but new ones');
+    $h->manager($_, $url{n3}, set => { w_rr => 'n4' }) for qw(redirect forced);
+    is_deeply($nodes->($_), { n4 => 5 }, "$_: from n3 to n4") for qw(redirect forced);
 };
 
 subtest 'a standby of the same route' => sub {

@@ -14,8 +14,8 @@ XnatBalanceMemcachedTimeout 1s
 END
 my $t = XB::Test->new;
 my $two = XB::MoveRig->new($t, nodes => [qw(n1 n2)], conf => $fast);
-my $modes = XB::MoveRig->new($t, nodes => [qw(n1 n2)], conf => "$fast XnatBalanceMove Off",
-                             share => $two, httpd => { name => 'modes' });
+my $modes = XB::MoveRig->new($t, nodes => [qw(p1 p2)], conf => "$fast XnatBalanceMove Off",
+                             httpd => { name => 'modes' });
 $t->expect_log(qr/XB0114/);             # two members: no overload moves
 
 sub home ($r, $user) { return $r->ask($user, '/read')->{node} }
@@ -53,20 +53,20 @@ subtest 'XnatBalanceMove' => sub {
         $h->set_conf($modes->conf("$fast XnatBalanceMove $word"));
         $h->graceful;
         $modes->ask('u', '/read');
-        $modes->drain('n1') if $drain;
+        $modes->drain('p1') if $drain;
     };
-    $modes->only('n1');
-    $modes->login($_, 'n1') for qw(u busy-n1);
+    $modes->only('p1');
+    $modes->login($_, 'p1') for qw(u busy-p1);
     $modes->open;
 
-    $modes->drain('n1');
+    $modes->drain('p1');
     ok !moves_within($modes, 1, 0), 'Off: a drain moves nothing';
     is_deeply { $modes->refusals }, {}, '... and refuses nothing';
-    is home($modes, 'u'), 'n1', '... stock httpd leaves the session there';
+    is home($modes, 'u'), 'p1', '... stock httpd leaves the session there';
 
     $mode->('DryRun', 1);
     ok wait_for { $modes->status->{moves}{would_have_moved} == 2 } 5, 'DryRun: counts two';
-    my @lines = $h->error_log =~ /XB0303: session \w+ would be moved from n1 to n\d \(drain\)/g;
+    my @lines = $h->error_log =~ /XB0303: session \w+ would be moved from p1 to p2 \(drain\)/g;
     is @lines, 2, '... tells of each once';
     is_deeply { $modes->refusals }, { 'dry-run' => 2 }, '... as refusals';
     is $modes->moved, 0, '... moves none';
@@ -75,15 +75,15 @@ subtest 'XnatBalanceMove' => sub {
         '... and asks no node';
 
     $mode->('Drain');
-    my @load = $modes->overload('n1', 4, 1500);
+    my @load = $modes->overload('p1', 4, 1500);
     ok !moves_within($modes, 1.5, 0), 'Drain: an overload moves nothing';
     $modes->receive($_) for @load;
-    $modes->only('n1');
-    $modes->login('v', 'n1');           # u is left alone since the dry run
+    $modes->only('p1');
+    $modes->login('v', 'p1');           # u is left alone since the dry run
     $modes->open;
-    $modes->drain('n1');
+    $modes->drain('p1');
     ok moves_within($modes, 5, 0), '... a drain does';
-    isnt home($modes, 'v'), 'n1', '... away';
+    isnt home($modes, 'v'), 'p1', '... away';
 };
 
 subtest 'known from its cookie only' => sub {
