@@ -156,6 +156,13 @@ static apr_port_t listening_port(const server_rec *s)
     return s->port ? s->port : ap_listeners ? ap_listeners->bind_addr->port : DEFAULT_HTTP_PORT;
 }
 
+/* The query of a GET may name a session, and mod_proxy logs whole URLs when it debugs. */
+static const struct ap_logconf *log_of(const xnat_probe_t *p, const server_rec *s)
+{
+    static const struct ap_logconf quiet = {NULL, APLOG_NOTICE};
+    return p->body ? &quiet : &s->log;
+}
+
 static conn_rec *make_client(xnat_probe_t *p, apr_pool_t *pool, server_rec *s, const char *ip)
 {
     conn_rec *c = apr_pcalloc(pool, sizeof(*c));
@@ -164,7 +171,7 @@ static conn_rec *make_client(xnat_probe_t *p, apr_pool_t *pool, server_rec *s, c
     c->bucket_alloc = apr_bucket_alloc_create(pool);
     c->conn_config = ap_create_conn_config(pool);
     c->notes = apr_table_make(pool, 5);
-    c->log = &s->log;
+    c->log = log_of(p, s);
     c->local_addr = apr_pmemdup(pool, p->here, sizeof(*p->here));
     c->local_addr->port = listening_port(s);
     c->client_addr = p->here;
@@ -253,18 +260,20 @@ static request_rec *make_request(xnat_probe_t *p, apr_pool_t *pool,
     r->input_filters = r->proto_input_filters = c->input_filters;
     r->output_filters = r->proto_output_filters = c->output_filters;
     r->server = s;
-    r->log = &s->log;
+    r->log = log_of(p, s);
     r->request_time = apr_time_now();
     r->method = p->body ? "GET" : "HEAD";
     r->method_number = M_GET;
     r->header_only = !p->body; /* without it http waits for a body, and AJP sends a GET */
     r->protocol = "HTTP/1.1";
     r->proto_num = HTTP_VERSION(1, 1);
-    r->the_request = apr_pstrcat(r->pool, r->method, " ", req->path, " HTTP/1.1", NULL);
-    r->uri = r->unparsed_uri = apr_pstrdup(r->pool, req->path);
+    /* These are for logs: the node gets method and URL, which alone has the query. */
+    char *path = apr_pstrmemdup(r->pool, req->path, strcspn(req->path, "?"));
+    r->the_request = apr_pstrcat(r->pool, r->method, " ", path, " HTTP/1.1", NULL);
+    r->uri = r->unparsed_uri = path;
     r->proxyreq = PROXYREQ_REVERSE;
     r->handler = "proxy-server";
-    r->filename = apr_pstrcat(r->pool, "proxy:", req->balancer->s->name, req->path, NULL);
+    r->filename = apr_pstrcat(r->pool, "proxy:", req->balancer->s->name, path, NULL);
 
     proxy_dir_conf *conf = walk_config(r, req->host != NULL);
     if (!conf) {

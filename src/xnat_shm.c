@@ -19,7 +19,7 @@
 #include <sys/mman.h>
 
 #define MAGIC 0x584e415442414c31ull /* "XNATBAL1" */
-#define LAYOUT 4u
+#define LAYOUT 5u
 #define USERDATA "mod_xnat_balance segment"
 #define CHILDREN_MAX 4096u
 

@@ -34,6 +34,7 @@
 #                      its life }, copy (true: it had one), uri, headers, time,
 #                      answered => 1 once it is }
 #   $n->copies         ids of which it holds a copy;  $n->restart  forgets them
+#   /manager/jmxproxy  is XB::FakeJmx
 #   XB::FakeMsm->value($id, %fields)       a session's value in memcached, see XB::Msm->header
 #   XB::FakeMsm->base($id), ->node_of($id), ->route_of($id)
 package XB::FakeMsm;
@@ -42,6 +43,7 @@ use parent 'XB::Backend';
 use Fcntl qw(:flock);
 use JSON::PP ();
 use Time::HiRes qw(time);
+use XB::FakeJmx ();
 use XB::Memcached ();
 
 my $ID = qr/^(([0-9A-F]{32})-(\w+))\.(.+)$/;
@@ -212,6 +214,7 @@ sub _is_probe ($req) { return $req->{method} eq 'HEAD' }
 
 sub _answer ($self, $req, $conn)
 {
+    return XB::FakeJmx::answer($self, $req, $conn) if $req->{path} eq '/manager/jmxproxy';
     my $id = $req->{cookies}{JSESSIONID};
     my ($word) = $req->{path} =~ m{(\w+)$};
     return $self->_login($req, $conn) if ($word // '') eq 'login';
