@@ -251,11 +251,15 @@ static const char *path_of(const char *url)
     return host ? strchr(host + 3, '/') : NULL;
 }
 
+unsigned xnat_request_path(const xnat_request_t *xr)
+{
+    return xnat_shm_path_above(xr->node_path ? xr->node_path : path_of(xr->r->filename));
+}
+
 void xnat_request_remember(xnat_request_t *xr, unsigned member)
 {
     bool forgot = false;
-    unsigned path =
-        xnat_shm_path_above(xr->node_path ? xr->node_path : path_of(xr->r->filename));
+    unsigned path = xnat_request_path(xr);
     xb_insert_t rc = xb_table_insert(xnat_table, (unsigned)xnat_child, xr->tag, xr->id.whole,
                                      member, XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN, path,
                                      xnat_now_us(), &xr->ref, &forgot);
