@@ -126,6 +126,7 @@ int xnat_gate_enter(xnat_request_t *xr)
         xnat_count(&xnat_shm->lost_claims);
     }
     xr->entered = rc == XB_ENTER_IN;
+    xr->entered_us = xnat_now_us();
     xr->known = rc != XB_ENTER_UNKNOWN;
     return OK;
 }
@@ -138,8 +139,7 @@ static const proxy_worker *worker_of(const xnat_request_t *xr, unsigned home)
     const proxy_worker *w = xnat_fleet_worker(home);
     if (!w && home < XB_MEMBERS_MAX) {
         const char *route = xnat_shm->route[home].route;
-        w = xnat_fleet_worker(
-            xnat_fleet_member_of(xr->xb, (xb_span_t){route, strlen(route)}));
+        w = xnat_fleet_worker(xnat_fleet_member_of(xr->xb, (xb_span_t){route, strlen(route)}));
     }
     return w;
 }

@@ -18,6 +18,7 @@ typedef struct {
     uint64_t tag;
     xb_ref_t ref;      /* while `entered` */
     bool entered;      /* counted in its session's word */
+    int64_t entered_us;
     bool known;        /* the table had its session when it came */
     bool foreign;      /* its session lives behind another balancer */
     bool wrapped;      /* our own run of the pre_request hooks is under way */
