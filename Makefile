@@ -82,7 +82,7 @@ $(foreach f,plain asan tsan,$(eval $(call flavour,$(f))))
 
 # Control builds without a rule of the move protocol (src/xb_rule.h): t/713-controls.t shows what each
 # rule prevents. Only the files that know of the rules differ.
-CONTROLS := 1 2 8 12 16
+CONTROLS := 1 2 8 12 16 256
 ruled    := $(shell grep -l xb_rule.h src/xnat_*.c)
 control_obj = $(patsubst src/%.c,$(B)/control/$(1)/%.o,$(ruled)) \
     $(filter-out $(patsubst src/%.c,$(B)/plain/glue/%.o,$(ruled)),$(call glue_obj,plain)) \

@@ -324,17 +324,18 @@ static void fill_locked(xb_entry_t *e, xb_span_t id, unsigned home, unsigned fla
     xb_entry_visit_locked(e, home, now_us);
 }
 
-/* Entry whole, then its word, then its tag: who finds the tag finds all. */
-static void publish_locked(xb_table_t *t, uint64_t tag, unsigned home, const xb_ref_t *ref)
+/* Entry whole, then its word, then its tag: who finds the tag finds all. With its gate open it
+ * is made for a request in flight. */
+static void publish_locked(xb_table_t *t, uint64_t tag, uint32_t slot, unsigned home, int state)
 {
-    xb_entry_t *e = xb_table_entry(t, ref->slot);
+    xb_entry_t *e = xb_table_entry(t, slot);
     xb_word_t w = xb_entry_word(e);
-    w.state = XB_STABLE;
-    w.inflight = 1;
+    w.state = (unsigned)state;
+    w.inflight = state == XB_STABLE;
     w.home = home;
     w.seq++;
     atomic_store(&e->word, xb_word_pack(w)); /* nobody swaps a free word */
-    atomic_store(&xb_table_tags(t)[ref->slot], tag);
+    atomic_store(&xb_table_tags(t)[slot], tag);
 }
 
 xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span_t id,
@@ -361,13 +362,37 @@ xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span
         atomic_store(own, xb_claim_pack(XB_CLAIM_INTENT, 0, slot));
         atomic_store(&t->dirty, slot + 1);
         fill_locked(e, id, home, flags, path, now_us);
-        publish_locked(t, tag, home, ref);
+        publish_locked(t, tag, slot, home, XB_STABLE);
         atomic_store(own, xb_claim_counted(epoch, slot, home));
         atomic_store(&t->dirty, 0);
         result = XB_INSERT_NEW;
     }
     if (result != XB_INSERT_NEW)
         atomic_store(own, 0);
+    xb_table_unlock(t);
+    return result;
+}
+
+xb_insert_t xb_table_insert_shut(xb_table_t *t, uint64_t tag, xb_span_t id, unsigned home,
+                                 unsigned flags, unsigned path, int64_t now_us, uint32_t *slot)
+{
+    bool forgot;
+    xb_insert_t result = XB_INSERT_FULL;
+    if (id.n > XB_ID_MAX || path > UINT8_MAX || !xb_table_lock(t))
+        return XB_INSERT_FULL;
+    if (xb_table_find(t, tag) != XB_SLOT_NONE)
+        result = XB_INSERT_EXISTS;
+    else if ((*slot = free_slot(t, tag)) != XB_SLOT_NONE ||
+             (*slot = make_room_locked(t, tag, flags, now_us, &forgot)) != XB_SLOT_NONE) {
+        xb_entry_t *e = xb_table_entry(t, *slot);
+        atomic_store(&t->dirty, *slot + 1);
+        fill_locked(e, id, home, flags, path, now_us);
+        atomic_store(&e->requests, 0);
+        atomic_store(&e->gated_us, now_us);
+        publish_locked(t, tag, *slot, home, XB_MOVING);
+        atomic_store(&t->dirty, 0);
+        result = XB_INSERT_NEW;
+    }
     xb_table_unlock(t);
     return result;
 }

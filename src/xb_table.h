@@ -118,6 +118,11 @@ xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span
                             unsigned home, unsigned flags, unsigned path, int64_t now_us,
                             xb_ref_t *ref, bool *forgot);
 
+/* The same for a session that nobody knows: nothing is in flight and its gate is shut without a
+ * target, for the mover to find out where it lives before any request of it gets through. */
+xb_insert_t xb_table_insert_shut(xb_table_t *t, uint64_t tag, xb_span_t id, unsigned home,
+                                 unsigned flags, unsigned path, int64_t now_us, uint32_t *slot);
+
 /* From an answer of a request that holds ref and is current: the newest id (false if not
  * current or too long), clears UNPROVEN. */
 bool xb_table_learn(xb_table_t *t, const xb_ref_t *ref, xb_span_t id, int path /* -1: keep */);

@@ -45,9 +45,9 @@ static int refuse(xnat_request_t *xr, const char *reason, _Atomic uint64_t *coun
  * asked without further ado. */
 static bool is_tended(const xnat_balancer_t *xb)
 {
-    int64_t age_ms = xnat_mover_heartbeat_age_ms();
     return xb->conf.nodes && xnat_keeps_copies(xb) && xb->conf.move != XNAT_MOVE_OFF &&
-           xb->conf.move != XNAT_MOVE_DRYRUN && age_ms >= 0 && age_ms < MOVER_LOST_MS;
+           xb->conf.move != XNAT_MOVE_DRYRUN &&
+           xnat_mover_heartbeat_age_ms() < MOVER_LOST_MS;
 }
 
 /* One of the session's requests gets through here; the others find the gate shut. The target
@@ -126,6 +126,7 @@ int xnat_gate_enter(xnat_request_t *xr)
         xnat_count(&xnat_shm->lost_claims);
     }
     xr->entered = rc == XB_ENTER_IN;
+    xr->entered_us = xnat_now_us();
     xr->known = rc != XB_ENTER_UNKNOWN;
     return OK;
 }
@@ -138,8 +139,7 @@ static const proxy_worker *worker_of(const xnat_request_t *xr, unsigned home)
     const proxy_worker *w = xnat_fleet_worker(home);
     if (!w && home < XB_MEMBERS_MAX) {
         const char *route = xnat_shm->route[home].route;
-        w = xnat_fleet_worker(
-            xnat_fleet_member_of(xr->xb, (xb_span_t){route, strlen(route)}));
+        w = xnat_fleet_worker(xnat_fleet_member_of(xr->xb, (xb_span_t){route, strlen(route)}));
     }
     return w;
 }
@@ -151,19 +151,14 @@ bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
            !*w->s->redirect && !xr->xb->balancer->s->sticky_force && is_tended(xr->xb);
 }
 
-static int hand_over(xnat_request_t *xr, unsigned home, bool fence)
-{
-    uint32_t slot = xr->ref.slot;
-    xb_table_leave(xnat_table, &xr->ref, xnat_now_us(), 0, 0, xr->xb->decay.half_life_s);
-    xr->entered = false;
-    shut(slot, home, XB_MEMBER_NONE, fence);
-    return xnat_gate_enter(xr);
-}
-
 int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
 {
+    uint32_t slot = xr->ref.slot;
     xr->rescued = home;
-    return hand_over(xr, home, XB_RULE(FENCE));
+    xb_table_leave(xnat_table, &xr->ref, xnat_now_us(), 0, 0, xr->xb->decay.half_life_s);
+    xr->entered = false;
+    shut(slot, home, XB_MEMBER_NONE, XB_RULE(FENCE));
+    return xnat_gate_enter(xr);
 }
 
 /* ---- an unknown session */
@@ -198,6 +193,12 @@ int xnat_gate_look_up(xnat_request_t *xr)
     if (member == XB_MEMBER_NONE) {
         return OK;
     }
-    xnat_request_remember(xr, member);
-    return xr->entered ? hand_over(xr, member, false) : OK;
+    uint32_t slot;
+    xb_insert_t rc = xb_table_insert_shut(
+        xnat_table, xr->tag, xr->id.whole, member, XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN,
+        xnat_request_path(xr), xnat_now_us(), &slot);
+    if (rc == XB_INSERT_NEW) {
+        xnat_shm_want(slot);
+    }
+    return rc == XB_INSERT_FULL ? OK : xnat_gate_enter(xr);
 }

@@ -186,9 +186,10 @@ static void verify(xnat_steps_t *m)
 /* ---- ends */
 
 /* The others only find out, or bring back, what is at home where it is. */
-static bool is_a_move(const xnat_job_t *job)
+static bool is_a_move(const xnat_steps_t *m)
 {
-    return job->kind != XNAT_JOB_LOOKUP && job->kind != XNAT_JOB_REVIVE;
+    return m->job->kind != XNAT_JOB_LOOKUP &&
+           (m->job->kind != XNAT_JOB_REVIVE || m->to != m->from);
 }
 
 static void account(const xnat_steps_t *m)
@@ -218,7 +219,7 @@ static xb_refusal_t commit(xnat_steps_t *m)
                          xnat_now_us(), 0)) {
         return XB_NO_TOKEN;
     }
-    if (is_a_move(m->job)) {
+    if (is_a_move(m)) {
         account(m);
     }
     return XB_REFUSALS;
@@ -300,6 +301,21 @@ static xb_refusal_t prefer(xnat_steps_t *m)
     return check(m);
 }
 
+/* The commit to where it is opens a new epoch: what the former life of the node still answers
+ * is not believed. */
+static xb_refusal_t revive(xnat_steps_t *m)
+{
+    if (xnat_rescue_revive(m) || !xb_table_fence(xnat_table, m->job->slot, m->token)) {
+        return XB_REFUSALS;
+    }
+    xb_refusal_t why = xnat_rescue(m);
+    if (why == XB_NO_TARGET || why == XB_NO_STORE) { /* nothing better than its home */
+        m->to = m->from;
+        return XB_REFUSALS;
+    }
+    return why;
+}
+
 /* Steps between gate and commit. */
 static xb_refusal_t carry_out(xnat_steps_t *m)
 {
@@ -317,7 +333,7 @@ static xb_refusal_t carry_out(xnat_steps_t *m)
         return xnat_rescue_look_up(m);
     }
     if (m->job->kind == XNAT_JOB_REVIVE) {
-        return xnat_rescue_revive(m);
+        return revive(m);
     }
     if (known != XB_REFUSALS) {
         return known;
@@ -391,13 +407,14 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
     if (outcome == XB_REFUSALS) {
         outcome = commit(&m);
     }
-    else if (job->kind == XNAT_JOB_RESCUE && outcome != XB_NO_TOKEN) {
+    else if (outcome != XB_NO_TOKEN &&
+             (job->kind == XNAT_JOB_RESCUE || job->kind == XNAT_JOB_REVIVE)) {
         give_up_home(&m);
     }
     if (outcome != XB_REFUSALS) {
         xb_table_abort(xnat_table, job->slot, m.token, xnat_now_us() + back_off(job, outcome));
     }
-    if (is_a_move(job)) {
+    if (is_a_move(&m)) {
         if (outcome != XB_REFUSALS) {
             xnat_move_refused(job, outcome);
         }

@@ -84,7 +84,11 @@ static bool hold_lease(void)
 int64_t xnat_mover_heartbeat_age_ms(void)
 {
     uint64_t lease = __atomic_load_n((uint64_t *)&xnat_shm->lease, __ATOMIC_ACQUIRE);
-    return lease ? age_ms(lease) : -1;
+    int64_t free_us =
+        __atomic_load_n((int64_t *)&xnat_shm->lease_free_us, __ATOMIC_RELAXED);
+    return lease     ? age_ms(lease)
+           : free_us ? (xnat_now_us() - free_us) / 1000
+                     : (xnat_now_us() - xnat_shm->started_us) / 1000;
 }
 
 /* ---- queue */
@@ -212,6 +216,7 @@ static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *data)
     }
     apr_thread_mutex_unlock(mover.lock);
     if (mover.lease) {
+        __atomic_store_n((int64_t *)&xnat_shm->lease_free_us, xnat_now_us(), __ATOMIC_RELAXED);
         swap_lease(mover.lease, 0);
         mover.lease = 0;
     }

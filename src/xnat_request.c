@@ -51,11 +51,24 @@ static void leave_member(xnat_request_t *xr)
     xr->credit = 0;
 }
 
+/* A request that its home has not outlived says nothing of the home's new life. */
+static int64_t last_sign(const xnat_request_t *xr, int64_t now)
+{
+    unsigned home = xr->ref.home;
+    return home < XB_MEMBERS_MAX &&
+                   xr->entered_us <
+                       __atomic_load_n((int64_t *)&xnat_members->member[home].reborn_us,
+                                       __ATOMIC_RELAXED)
+               ? xr->entered_us
+               : now;
+}
+
 static void leave_session(xnat_request_t *xr)
 {
     if (xr->entered) {
         int64_t now = xnat_now_us();
-        xb_table_leave(xnat_table, &xr->ref, now, xr->complete ? 0 : now + XNAT_BROKEN_US,
+        xb_table_leave(xnat_table, &xr->ref, last_sign(xr, now),
+                       xr->complete ? 0 : now + XNAT_BROKEN_US,
                        (double)(xr->bytes_in + xr->bytes_out) + xr->xb->decay.request_cost,
                        xr->xb->decay.half_life_s);
         xr->entered = false;
@@ -130,6 +143,7 @@ static xnat_request_t *begin(request_rec *r, xnat_balancer_t *xb, const char *ur
     xr->r = r;
     xr->xb = xb;
     xr->plan = xr->member = xr->rescued = XB_MEMBER_NONE;
+    xr->entered_us = xnat_now_us();
     find_id(xr, url);
     ap_set_module_config(r->request_config, &xnat_balance_module, xr);
     apr_pool_cleanup_register(r->pool, xr, finish_cleanup, apr_pool_cleanup_null);
@@ -251,11 +265,15 @@ static const char *path_of(const char *url)
     return host ? strchr(host + 3, '/') : NULL;
 }
 
+unsigned xnat_request_path(const xnat_request_t *xr)
+{
+    return xnat_shm_path_above(xr->node_path ? xr->node_path : path_of(xr->r->filename));
+}
+
 void xnat_request_remember(xnat_request_t *xr, unsigned member)
 {
     bool forgot = false;
-    unsigned path =
-        xnat_shm_path_above(xr->node_path ? xr->node_path : path_of(xr->r->filename));
+    unsigned path = xnat_request_path(xr);
     xb_insert_t rc = xb_table_insert(xnat_table, (unsigned)xnat_child, xr->tag, xr->id.whole,
                                      member, XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN, path,
                                      xnat_now_us(), &xr->ref, &forgot);

@@ -18,6 +18,7 @@ typedef struct {
     uint64_t tag;
     xb_ref_t ref;      /* while `entered` */
     bool entered;      /* counted in its session's word */
+    int64_t entered_us;
     bool known;        /* the table had its session when it came */
     bool foreign;      /* its session lives behind another balancer */
     bool wrapped;      /* our own run of the pre_request hooks is under way */
@@ -48,6 +49,8 @@ void xnat_request_say(xnat_request_t *xr, xb_decision_t decision, const char *re
 
 /* Is that the route of the id? False for no id. */
 bool xnat_request_names_route(const xb_id_t *id, const char *route);
+/* Index of the cookie path that its session probably has; XNAT_PATH_UNKNOWN: none is known. */
+unsigned xnat_request_path(const xnat_request_t *xr);
 /* Makes an entry for a session that the table does not know, on the client's word, or enters
  * the one that another request has just made. */
 void xnat_request_remember(xnat_request_t *xr, unsigned member);

@@ -239,22 +239,27 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
 
 /* ---- restarted homes */
 
-/* Any complete answer will do: the session is loaded now, or never. Without one the gate opens
- * all the same; if the home is gone again, the next request asks for a rescue. The commit to
- * where it is opens a new epoch: what the former life of the node still answers is not
- * believed. */
-xb_refusal_t xnat_rescue_revive(xnat_steps_t *m)
+/* Any complete answer will do: the session is loaded now, or never. A node's port may be open
+ * long before its applications are: without an answer it is no home, and the sessions that come
+ * next do not wait to find that out again. */
+bool xnat_rescue_revive(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer;
     m->fresh = m->old;
     if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {
-        return XB_REFUSALS;
+        return true;
     }
+    if (is_known_dead(m->from, false)) {
+        return false;
+    }
+    xb_table_visit(xnat_table, m->job->slot, m->from, xnat_now_us());
     xnat_probe_rc_t rc =
-        xnat_steps_head(m, m->to_worker, m->old_text,
-                        xnat_steps_left(m, m->xb->conf.gate_timeout / 2), &answer);
-    if (rc == XNAT_PROBE_ANSWERED) {
-        xnat_count(&xnat_shm->revived);
+        xnat_steps_head(m, m->from_worker, m->old_text,
+                        xnat_steps_left(m, m->xb->conf.gate_timeout / 3), &answer);
+    if (rc != XNAT_PROBE_ANSWERED) {
+        is_known_dead(m->from, true);
+        return false;
     }
-    return XB_REFUSALS;
+    xnat_count(&xnat_shm->revived);
+    return true;
 }

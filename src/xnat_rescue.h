@@ -12,6 +12,6 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m);
 xb_refusal_t xnat_rescue_look_up(xnat_steps_t *m);
 
 /* The home has restarted: one HEAD with the newest id makes it load the session, alone. */
-xb_refusal_t xnat_rescue_revive(xnat_steps_t *m);
+bool xnat_rescue_revive(xnat_steps_t *m);
 
 #endif

@@ -27,8 +27,7 @@ typedef enum { NEW, CONNECTING, UP, DOWN } state_t;
 /* One member's connection; this thread's alone. */
 typedef struct {
     state_t state;
-    bool was_refused; /* since it was last up */
-    int fd;           /* -1: none */
+    int fd; /* -1: none */
     int64_t try_at_us;
     struct sockaddr_storage addr;
     socklen_t addr_len; /* 0: not looked up */
@@ -87,11 +86,17 @@ static void set_options(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
 }
 
+/* In shared memory: the holder of the lease may be another one when the node is up again. */
+static uint32_t *down_of(unsigned member)
+{
+    return (uint32_t *)&xnat_members->member[member].down;
+}
+
 static void came_up(sentinel_t *s, unsigned member, watch_t *w)
 {
     char *route = xnat_shm->route[member].route;
     w->state = UP;
-    if (w->was_refused) {
+    if (__atomic_exchange_n(down_of(member), 0, __ATOMIC_ACQ_REL)) {
         __atomic_store_n((int64_t *)&xnat_members->member[member].reborn_us, xnat_now_us(),
                          __ATOMIC_RELEASE);
         __atomic_fetch_add((uint32_t *)&xnat_members->member[member].generation, 1,
@@ -101,12 +106,21 @@ static void came_up(sentinel_t *s, unsigned member, watch_t *w)
                         "request first",
                         route);
     }
-    w->was_refused = false;
 }
 
-static void went_down(watch_t *w, int64_t now)
+/* Nobody listens there, or its host is gone. All else (no port or memory left here, a full
+ * queue of a unix socket, no network) says nothing of the node. */
+static bool is_gone(int error)
 {
-    w->was_refused = true;
+    return error == ECONNREFUSED || error == ENOENT || error == ETIMEDOUT ||
+           error == EHOSTUNREACH;
+}
+
+static void failed(unsigned member, watch_t *w, int error, int64_t now)
+{
+    if (is_gone(error)) {
+        __atomic_store_n(down_of(member), 1, __ATOMIC_RELEASE);
+    }
     drop(w, DOWN, now + RETRY_US);
 }
 
@@ -128,36 +142,39 @@ static void start_connect(sentinel_t *s, unsigned member, watch_t *w, int64_t no
         came_up(s, member, w);
     }
     else if (errno != EINPROGRESS) {
-        went_down(w, now);
+        failed(member, w, errno, now);
     }
 }
 
-/* Something happened on the connection. */
+/* Something happened on the connection. Its orderly end, or a reset, may be that of the node or
+ * of its patience with an idle one: the next connect tells. */
 static void look_at(sentinel_t *s, unsigned member, watch_t *w, int64_t now)
 {
-    char byte;
+    char bytes[512];
     int error = 0;
     socklen_t size = sizeof error;
     if (w->state == CONNECTING) {
         getsockopt(w->fd, SOL_SOCKET, SO_ERROR, &error, &size);
         if (error) {
-            went_down(w, now);
+            failed(member, w, error, now);
         }
         else {
             came_up(s, member, w);
         }
+        return;
     }
-    else if (recv(w->fd, &byte, 1, MSG_DONTWAIT) <= 0 && errno != EAGAIN) {
-        drop(w, DOWN, now); /* idle too long for the node, or its end: the next connect tells */
+    ssize_t n = recv(w->fd, bytes, sizeof bytes, MSG_DONTWAIT);
+    if (n < 0 && is_gone(errno)) {
+        failed(member, w, errno, now);
+    }
+    else if (n == 0 || (n < 0 && errno != EAGAIN)) {
+        drop(w, DOWN, now);
     }
 }
 
 static void watch_member(sentinel_t *s, unsigned member, int64_t now)
 {
     watch_t *w = &s->watch[member];
-    if (PROXY_WORKER_IS_ERROR(xnat_fleet_worker(member))) {
-        w->was_refused = true; /* httpd has seen what this thread may not */
-    }
     if ((w->state == NEW || w->state == DOWN) && now >= w->try_at_us) {
         start_connect(s, member, w, now);
     }
@@ -168,21 +185,42 @@ static void watch_member(sentinel_t *s, unsigned member, int64_t now)
     }
 }
 
+/* One child watches: this one, while it has the mover's lease. */
+static bool is_holder(void)
+{
+    uint64_t lease = __atomic_load_n((uint64_t *)&xnat_shm->lease, __ATOMIC_RELAXED);
+    return xnat_child >= 0 && lease >> 48 == (uint64_t)xnat_child + 1;
+}
+
+static bool is_watched(unsigned member)
+{
+    const xnat_balancer_t *xb = xnat_fleet_balancer(member);
+    return xb && xb->conf.nodes && xnat_keeps_copies(xb) && xb->conf.move >= XNAT_MOVE_DRAIN &&
+           xb->conf.move != XNAT_MOVE_DRYRUN && xnat_balancer_of(xb->balancer);
+}
+
+static void drop_all(sentinel_t *s)
+{
+    for (unsigned i = 0; i < XB_MEMBERS_MAX; i++) {
+        drop(&s->watch[i], NEW, 0);
+    }
+}
+
 void xnat_sentinel_run(server_rec *server, const volatile apr_uint32_t *stop)
 {
     static sentinel_t s; /* one thread per process; large */
     s.server = server;
     for (unsigned i = 0; i < XB_MEMBERS_MAX; i++) {
-        s.watch[i] = (watch_t){.fd = -1};
+        s.watch[i].fd = -1;
     }
     while (!*stop) {
         int64_t now = xnat_now_us();
         s.n = 0;
-        for (unsigned i = 0; i < XB_MEMBERS_MAX; i++) {
-            xnat_balancer_t *xb = xnat_fleet_balancer(i);
-            if (xb && xb->conf.nodes && xnat_keeps_copies(xb) &&
-                xb->conf.move >= XNAT_MOVE_DRAIN && xb->conf.move != XNAT_MOVE_DRYRUN &&
-                xnat_balancer_of(xb->balancer)) {
+        if (!is_holder()) {
+            drop_all(&s);
+        }
+        for (unsigned i = 0; i < XB_MEMBERS_MAX && is_holder(); i++) {
+            if (is_watched(i)) {
                 watch_member(&s, i, now);
             }
         }
@@ -194,7 +232,5 @@ void xnat_sentinel_run(server_rec *server, const volatile apr_uint32_t *stop)
             }
         }
     }
-    for (unsigned i = 0; i < XB_MEMBERS_MAX; i++) {
-        drop(&s.watch[i], NEW, 0);
-    }
+    drop_all(&s);
 }

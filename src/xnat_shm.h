@@ -83,6 +83,7 @@ typedef struct {
     int64_t started_us;
 
     _Atomic uint64_t lease; /* of the mover: child row + 1 << 48 | heartbeat in ms; 0: nobody */
+    _Atomic int64_t lease_free_us; /* when it was last given up; 0: never */
     _Atomic uint32_t movers_busy;
     _Atomic uint32_t waiting; /* requests at gates, all children */
 

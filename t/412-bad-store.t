@@ -144,8 +144,9 @@ for my $name (grep { $_ ne 'lying' } @bad) {
     cmp_ok $failures, '<=', 12, '... few: the breaker keeps the mover off';
     ok wait_for { my %now = stores(); $now{$name}{breaker_open} } 10, '... and is seen to';
 }
-my %why = %{ status()->{refusals_by_reason} };
-ok $why{$_}, "refused: $_" for qw(store-down store-late not-in-store);
+for my $word (qw(store-down store-late not-in-store)) {
+    ok eval { wait_for { status()->{refusals_by_reason}{$word} } 10, $word }, "refused: $word";
+}
 
 # Well again. Sessions that were refused are left alone for a while: others are to move.
 $relay{hung}->cont;
@@ -166,5 +167,6 @@ eval {
 is_deeply [ keys %left ], [], 'when memcached is well, sessions move again';
 ok wait_for { my %now = stores(); !grep { $now{$_}{breaker_open} } @names } 10,
     'no breaker stays open';
+wait_for { !status()->{mover}{workers_busy} } 10, 'the last moves to end';
 $t->allow_log(qr/AH01102|AH00898/);     # on a busy machine, a HEAD that is too late
 $t->finish;

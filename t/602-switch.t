@@ -8,7 +8,7 @@ use XB::Test;
 use XB::MoveRig;
 
 my $t = XB::Test->new;
-my $rig = XB::MoveRig->new($t, httpd => { children => 4, threads => 8 },
+my $rig = XB::MoveRig->new($t, httpd => { children => 4, threads => 32 },
                            conf => "XnatBalanceMemcachedTimeout 1s");
 my ($h, $c) = ($rig->httpd, $rig->client);
 my ($n1, $n2, $n3) = $rig->nodes;

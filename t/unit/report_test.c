@@ -315,7 +315,7 @@ static void full(void)
         snprintf(url[i], sizeof url[i], "http://10.0.%u.%u:8080", i / 256, i % 256);
         many[i].route = many[i].worker = url[i];
         many[i].status = XB_STATUS_OK;
-        many[i].usable = many[i].takes_new = true;
+        many[i].usable = many[i].takes_new = many[i].safe_to_stop = true;
         many[i].weight = many[i].score = many[i].traffic = many[i].occupancy = 1.7e308;
     }
     r = small();

@@ -446,8 +446,36 @@ static void test_full(void)
     end("full");
 }
 
+static void test_made_shut(void)
+{
+    char text[XB_ID_MAX + 1], id[XB_ID_MAX + 1];
+    unsigned flags = XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN, token, path;
+    uint32_t slot, again;
+    xb_ref_t ref;
+    xb_view_t v;
+
+    begin(64, 1, 8);
+    is_int(xb_table_insert_shut(table, 7, make_id(text, 7, 1), 5, flags, 3, now, &slot),
+           XB_INSERT_NEW, "made");
+    is_int(xb_table_insert_shut(table, 7, make_id(text, 7, 1), 6, flags, 3, now, &again),
+           XB_INSERT_EXISTS, "made once");
+    ok(xb_table_view(table, slot, &v) && v.w.state == XB_MOVING && v.w.inflight == 0 &&
+           v.w.home == 5 && v.target == XB_MEMBER_NONE && v.gated_us == now,
+       "its gate is shut, without a target");
+    is_int(xb_table_enter(table, (unsigned)child, 7, now, &ref), XB_ENTER_GATE,
+           "no request gets through");
+    ok(xb_table_regate(table, slot, &token) && xb_table_id(table, slot, token, id, &path) &&
+           !strcmp(id, text) && path == 3,
+       "a mover finds its id");
+    ok(xb_table_abort(table, slot, token, 0), "and opens the gate");
+    is_int(xb_table_enter(table, (unsigned)child, 7, now, &ref), XB_ENTER_IN, "they get through");
+    xb_table_leave(table, &ref, now, 0, 0, 60);
+    end("made shut");
+}
+
 int main(void)
 {
+    test_made_shut();
     test_size();
     test_requests();
     test_ids();

@@ -6,7 +6,8 @@
 #   my $n = XB::FakeMsm->new($t, 'n1', store => $store);     # all of XB::Backend
 #   my %n = XB::FakeMsm->fleet($t, $store, 'n1', 'n2', 'n3');
 #       more options: node => 'm1' of new sessions (default: the first), max_inactive => s,
-#       prefix => ''
+#       prefix => '', loading => seconds between its look into memcached and its having the
+#       session, in which others look too
 # Paths, with the context before the last slash:
 #   login         begins a session (node=m2: on that memcached; path=/x: its cookie says so)
 #   write?k=K     adds K to it          read    gives { id, node, writes }       logout  ends it
@@ -34,6 +35,7 @@
 #                      its life }, copy (true: it had one), uri, headers, time,
 #                      answered => 1 once it is }
 #   $n->copies         ids of which it holds a copy;  $n->restart  forgets them
+#   $n->stored($id)    what memcached has of the session: its list, or undef
 #   /manager/jmxproxy  is XB::FakeJmx
 #   XB::FakeMsm->value($id, %fields)       a session's value in memcached, see XB::Msm->header
 #   XB::FakeMsm->base($id), ->node_of($id), ->route_of($id)
@@ -141,8 +143,9 @@ sub clear ($self)
 
 sub stop ($self)
 {
+    my $status = $self->SUPER::stop;
     $self->_drop($_) for $self->copies;
-    return $self->SUPER::stop;
+    return $status;
 }
 
 # ---- memcached
@@ -164,6 +167,8 @@ sub value ($class, $id, %f)
         . pack('n4', 0, 0, 0, 0) . $attributes;
 }
 
+sub stored ($self, $id) { return $self->_load($id) }
+
 sub _load ($self, $id)
 {
     my $mc = $self->_memcached($self->node_of($id)) // return undef;
@@ -177,6 +182,16 @@ sub _store ($self, $id, $writes)
     my $mc = $self->_memcached($self->node_of($id)) // return;
     $mc->set("$self->{prefix}$id", $self->value($id, writes => $writes,
              max_inactive => $self->{max_inactive}), $self->{max_inactive});
+    return;
+}
+
+# What the session holds by now; an older state does not come after a newer one.
+sub _back_up ($self, $id)
+{
+    open my $lock, '>>', $self->_file('lock') or die "lock: $!";
+    flock $lock, LOCK_EX;
+    my $writes = $self->_take($id) // return;
+    $self->_store($id, $writes);
     return;
 }
 
@@ -198,6 +213,7 @@ sub _find ($self, $id)
     my $own = "$base.$self->{route}";
     return ($own, undef) if $self->_has($own);
     my $writes = $self->_load($id) // return;
+    Time::HiRes::sleep($self->{loading}) if $self->{loading};
     $self->_put($own, $writes);
     return ($own, $id);
 }
@@ -259,7 +275,7 @@ sub _use ($self, $req, $conn, $id, $word)
         $conn->_builtin($req);
     }
     $conn->pause($req->{query}{ends}[0] / 1000) if $req->{query}{ends};
-    $self->_store($own, $writes) if $word eq 'write' || defined $taken || $req->{query}{ends};
+    $self->_back_up($own) if $word eq 'write' || defined $taken || $req->{query}{ends};
     return 1;
 }
 

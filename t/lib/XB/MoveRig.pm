@@ -5,7 +5,7 @@
 #       nodes => ['n1', 'n2'], stores => ['m1'], conf => server directives, section => those of
 #       the balancer, member => parameters of each, relay => 1: an XB::Relay before each memcached,
 #       at => { m1 => 'host:port' instead of the memcached's own }, httpd => { children => 3 },
-#       fake => 'XB::FakeNonSticky': nodes of another kind
+#       fake => 'XB::FakeNonSticky': nodes of another kind, with => their options,
 #       share => $other: its nodes and memcacheds, behind another httpd (httpd => { name => })
 #   $rig->httpd, ->client, ->node('n1') (XB::FakeMsm), ->nodes, ->store('m1') (XB::Memcached),
 #   $rig->relay('m1')
@@ -37,7 +37,7 @@ sub new ($class, $t, %opt)
 {
     my $self = bless { t => $t, nodes => [qw(n1 n2 n3)], stores => [qw(m1 m2)], conf => '',
                        section => '', member => '', httpd => {}, at => {}, fake => 'XB::FakeMsm',
-                       %opt }, $class;
+                       with => {}, %opt }, $class;
     $self->{store} = $self->{share}{store}
         // { map { $_ => $t->memcached } @{$self->{stores}} };
     if ($self->{relay}) {
@@ -46,7 +46,8 @@ sub new ($class, $t, %opt)
         $self->{at}{$_} //= $self->{relay}{$_}->address for @{$self->{stores}};
     }
     $self->{node} = $self->{share}{node}
-        // { $self->{fake}->fleet($t, $self->{store}, @{$self->{nodes}}) };
+        // { map { $_ => $self->{fake}->new($t, $_, store => $self->{store}, %{$self->{with}}) }
+             @{$self->{nodes}} };
     $self->{h} = $t->httpd(%{$self->{httpd}}, conf => $self->conf($self->{conf}));
     $self->{c} = $self->{h}->client;
     return $self;

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # A small TCP server in Perl on 127.0.0.1: one process per connection, so a callback may block.
 #
-#   my $s = XB::Server->new($t, name => 'x', code => sub ($conn) {...});
+#   my $s = XB::Server->new($t, name => 'x', code => sub ($conn) {...});    # path => '/s': on a
+#                                        # unix socket
 #   $s->port, $s->address, $s->stop, $s->start (same port again), $s->restart, $s->pause, $s->cont
 #   $s->hang_up          ends all its connections at once, keeps listening
 #   $s->records          what the callbacks recorded, oldest first; $s->clear forgets it
@@ -15,6 +16,7 @@ use v5.36;
 use Fcntl qw(:flock SEEK_SET);
 use IO::Select ();
 use IO::Socket::IP ();
+use IO::Socket::UNIX ();
 use JSON::PP ();
 use POSIX ();
 use Time::HiRes ();
@@ -34,13 +36,22 @@ sub process ($self) { return $self->{process} }
 
 sub start ($self)
 {
-    my $listen = IO::Socket::IP->new(LocalHost => '127.0.0.1', LocalPort => $self->{port},
-                                     Listen => 128, ReuseAddr => 1) or die "listen: $@";
+    my $listen = $self->_listen or die "listen: $@";
     my $parent = $$;
     $self->{process} = $self->{test}->fork_child(
         name => $self->{name}, code => sub { $self->_serve($listen, $parent) });
     close $listen;
     return $self;
+}
+
+sub _listen ($self)
+{
+    return IO::Socket::IP->new(LocalHost => '127.0.0.1', LocalPort => $self->{port},
+                               Listen => 128, ReuseAddr => 1) if !defined $self->{path};
+    unlink $self->{path};
+    my $listen = IO::Socket::UNIX->new(Local => $self->{path}, Listen => 128) or return;
+    chmod 0777, $self->{path};
+    return $listen;
 }
 
 sub stop ($self) { return $self->{process}->kill }
