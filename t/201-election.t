@@ -191,7 +191,7 @@ subtest 'redirected sessions' => sub {
         is_deeply($nodes->($name), { n3 => 5 }, "$name: from n1 to n3");
         $h->manager($name, $url{n3}, disabled => 1);
     }
-    $t->allow_log(qr/AH01167/);
+    $t->expect_log(qr/AH01170: balancer:\/\/forced: All workers are in error state/);
     is_deeply($nodes->('forced'), { 'status 503' => 5 }, 'nofailover: no further');
     is($c->get('/forced/echo')->{status}, 200, 'but new ones');
     $h->manager($_, $url{n3}, set => { w_rr => 'n4' }) for qw(redirect forced);

@@ -3,7 +3,8 @@
 #
 #   my $s = XB::Site->new($t, tomcats => 3, memcacheds => 2, serializer => 'kryo',
 #                         conf => 'XnatBalanceMove Drain', module => 'build/x.so',
-#                         tomcat => {permits => 4});
+#                         tomcat => {permits => 4}, member => 'timeout=2', section => 'ProxySet ...',
+#                         stock => 1);     # lbmethod=bytraffic, without the module
 #   $s->httpd, $s->client (XB::Client), $s->msm (XB::Msm), $s->tomcat(1), ->tomcat('tomcat1')
 #   $s->only(1)                  # the other members take no requests; only(): all do again
 #   $s->drain(1), $s->undrain(1)
@@ -21,7 +22,8 @@ use XB::Tomcat ();
 sub new ($class, $t, %opt)
 {
     my $self = bless {t => $t, tomcats => 3, memcacheds => 2, serializer => 'java', conf => '',
-                      module => 1, tomcat => {}, threads => 64, %opt}, $class;
+                      module => 1, tomcat => {}, threads => 64, member => '', section => '',
+                      stock => 0, %opt}, $class;
     $self->{msm} = XB::Msm->new($t, $self->{memcacheds});
     $self->{tc} = [XB::Tomcat->fleet($t, $self->{tomcats}, memcached => $self->{msm}->nodes,
                                      contexts => ['/'], serializer => $self->{serializer},
@@ -34,22 +36,29 @@ sub new ($class, $t, %opt)
 sub start_httpd ($self, %opt)
 {
     @$self{keys %opt} = values %opt;
-    my $members = join "\n", map { "BalancerMember " . $_->url('') . " route=" . $_->route }
+    my $members = join "\n",
+        map { 'BalancerMember ' . $_->url('') . ' route=' . $_->route . " $self->{member}" }
         @{$self->{tc}};
-    $self->{httpd}->stop if $self->{httpd};
-    $self->{httpd} = $self->{t}->httpd(
-        name => 'httpd' . ++$self->{httpds}, module => $self->{module}, children => 2,
-        threads => $self->{threads}, mpm => 'event', conf => <<~END);
+    my $own = $self->{stock} ? '' : <<~END;
         XnatBalanceMemcachedNodes "@{[ $self->{msm}->nodes ]}"
         $self->{conf}
-        <Proxy "balancer://app">
-        $members
-        ProxySet lbmethod=xnat stickysession=JSESSIONID|jsessionid
-        </Proxy>
         <Location "/xnat-balance">
         SetHandler xnat-balance-status
         </Location>
         ProxyPass "/xnat-balance" "!"
+        END
+    $self->{httpd}->stop if $self->{httpd};
+    $self->{httpd} = $self->{t}->httpd(
+        name => 'httpd' . ++$self->{httpds}, children => 2,
+        module => $self->{stock} ? 0 : $self->{module},
+        threads => $self->{threads}, mpm => 'event', conf => <<~END);
+        $own
+        <Proxy "balancer://app">
+        $members
+        ProxySet lbmethod=@{[ $self->{stock} ? 'bytraffic' : 'xnat' ]}
+        ProxySet stickysession=JSESSIONID|jsessionid
+        $self->{section}
+        </Proxy>
         ProxyPass "/balancer-manager" "!"
         ProxyPass "/" "balancer://app/"
         END

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+# A node is lost while many users work, with several requests of each at once: what they lose, with
+# the module and, on the same load, with stock httpd's bytraffic.
+#
+#   XB::DeadNode->run(
+#       lose => sub ($tomcat) {...},     # the node is stopped (SIGSTOP) before: its writes that are
+#                                        # in memcached then count as saved
+#       blind => 2,                      # seconds until httpd notices; 5xx may happen so long
+#       find => sub ($tomcat) {...},     # what brings it back, seconds later (back => 3), or not
+#       member => 'timeout=2', section => '', users => 40, seconds => 6);   # the whole test
+package XB::DeadNode;
+use v5.36;
+use parent 'XB::Users';
+use Test::More;
+use Time::HiRes qw(time);
+use XB::Client ();
+use XB::Site ();
+use XB::Test;
+
+my $LOST_AFTER = 2;             # seconds of work before the node is lost
+
+# ---- users who remember each answer
+
+sub _judge ($self, $answer, $req)
+{
+    my $begun = time - $answer->{time};
+    my ($key) = $req->{path} =~ /\b(?:k|write)=(\w+)/;
+    my $node = XB::Client->header($answer, 'X-XB-Node') // '';
+    my $user = XB::Client->header($answer, 'X-XB-User') // '';
+    push @{$self->{answers}}, { begun => $begun, node => $node, user => $user, key => $key,
+        name => $req->{user}, status => $answer->{error} ? 0 : $answer->{status},
+        static => $req->{path} eq '/style.css', seconds => $answer->{time} };
+    $self->{requests}++;
+    return;
+}
+
+# The writes of each session that memcached holds, by the names in the serialized attributes.
+sub _saved ($self)
+{
+    my %saved;
+    my $msm = $self->{site}->msm;
+    for my $name ($self->names) {
+        my $value = $msm->value($self->id($name)) // '';
+        $saved{$name} = { map { $_ => 1 } $value =~ /(?<![0-9A-Za-z])(?:w\.)?(k\d+)(?!\d)/g };
+    }
+    return \%saved;
+}
+
+# What is wrong at the end, by kind: a list of "user key".
+sub _losses ($self, $saved, $lost_at, $blind)
+{
+    my (%bad, %nodes);
+    my %found = $self->_read_all;
+    for my $name ($self->names) {
+        push @{$bad{login}}, $name if !%{$found{$name}} && %{$saved->{$name}};
+        push @{$bad{login}}, $name if $self->base($name) ne $self->{base}{$name};
+        push @{$bad{saved}}, map { "$name $_" }
+            grep { !$found{$name}{$_} } sort keys %{$saved->{$name}};
+    }
+    for my $a (@{$self->{answers}}) {
+        my ($name, $key) = @$a{qw(name key)};
+        my $early = $a->{begun} <= $lost_at + $blind;
+        my $is_bad = $a->{status} >= 500 || $a->{status} == 0;
+        push @{$bad{ $early ? 'in_flight' : 'error' }}, "$name $a->{status}" if $is_bad;
+        next if $is_bad;
+        push @{$bad{login}}, $name if !$a->{static} && $a->{user} ne $name;
+        $nodes{$name}{ $a->{node} } = 1 if $a->{begun} > $lost_at && $a->{node} ne 'tomcat1';
+        next if !defined $key || $a->{status} != 200 || $found{$name}{$key};
+        push @{$bad{ $a->{node} eq 'tomcat1' ? 'unsaved' : 'written' }}, "$name $key";
+    }
+    push @{$bad{split}}, grep { keys %{$nodes{$_}} > 1 } sort keys %nodes;
+    return \%bad;
+}
+
+# ---- one column
+
+sub _column ($class, $site, %opt)
+{
+    my $self = $class->new($site, names => [map { "$opt{name}$_" } 1 .. $opt{users}],
+                           answers => []);
+    $self->login($self->names);
+    my $victim = $site->tomcat(1);
+    my ($saved, $lost_at, %home);
+    my @at = ($LOST_AFTER => sub ($now) {
+        %home = map { $_ => $self->id($_) =~ /\.(.+)/ } $self->names;
+        $victim->pause;
+        $saved = $self->_saved;
+        $opt{lose}->($victim);
+        $lost_at = time;
+    });
+    push @at, $LOST_AFTER + $opt{back} => sub ($now) { $opt{find}->($victim) } if $opt{find};
+    $self->click(at_once => 6 * $opt{users}, most => $opt{seconds}, at => \@at,
+                 until => sub ($now) { 0 });
+    my $bad = $self->_losses($saved, $lost_at, $opt{blind} // 0);
+    $bad->{sessions} = [ grep { $home{$_} eq 'tomcat1' } $self->names ];
+    $bad->{saved_of} = [ map { %{$saved->{$_}} } @{$bad->{sessions}} ];
+    $bad->{slow} = $self->_slowest($lost_at, \%home);
+    $self->{wrong} = [];
+    return ($bad, $self);
+}
+
+# The longest that a request took which began after the loss, of users of the lost node and others.
+sub _slowest ($self, $lost_at, $home)
+{
+    my %slow = (lost => 0, others => 0);
+    for my $a (grep { $_->{begun} > $lost_at } @{$self->{answers}}) {
+        my $whose = $home->{ $a->{name} } eq 'tomcat1' ? 'lost' : 'others';
+        $slow{$whose} = $a->{seconds} if $a->{seconds} > $slow{$whose};
+    }
+    return \%slow;
+}
+
+my @KINDS = (saved => 'saved writes lost', written => 'writes after it lost',
+             login => 'logins lost', split => 'sessions at two nodes',
+             error => '5xx afterwards', in_flight => '5xx in flight',
+             unsaved => 'answered, not yet saved');
+
+sub _count ($bad, $kind)
+{
+    my %once = map { $_ => 1 } @{$bad->{$kind} // []};
+    return $kind =~ /login|split/ ? scalar keys %once : scalar @{$bad->{$kind} // []};
+}
+
+sub run ($class, %opt)
+{
+    my $t = XB::Test->new;
+    %opt = (users => 40, seconds => 6, member => '', section => '', %opt);
+    my $site = XB::Site->new($t, threads => 250, member => $opt{member}, section => $opt{section},
+                             conf => 'XnatBalanceMove Drain');
+    my ($ours, $users) = $class->_column($site, %opt, name => 'a');
+    my @moves = $site->moves('failed');
+    my $status = $site->status;
+    $site->tomcat(1)->restart;
+    $site->start_httpd(stock => 1);
+    my ($stock, $others) = $class->_column($site, %opt, name => 'b');
+
+    note(sprintf '%-26s %8s %8s', '', 'xnat', 'stock');
+    note(sprintf '%-26s %8d %8d', 'requests', $users->{requests}, $others->{requests});
+    my %both = (sessions => 'sessions of the node', saved_of => 'their saved writes');
+    note(sprintf '%-26s %8d %8d', $both{$_}, map { scalar @{$_} } $ours->{$_}, $stock->{$_})
+        for qw(sessions saved_of);
+    my %kind = @KINDS;
+    for my $kind (grep { $kind{$_} } @KINDS) {
+        note(sprintf '%-26s %8d %8d', $kind{$kind}, _count($ours, $kind), _count($stock, $kind));
+    }
+    for my $whose (qw(lost others)) {
+        note(sprintf '%-26s %5.0f ms %5.0f ms', "slowest, $whose users",
+             map { 1000 * $_->{slow}{$whose} } $ours, $stock);
+    }
+    note('takeovers: ' . scalar(@moves) . ', longest ' . (sort { $b <=> $a } map { $_->{ms} } @moves)[0]
+         . ' ms') if @moves;
+
+    cmp_ok(scalar @{$ours->{saved_of}}, '>', 50, 'there were writes to lose');
+    for my $kind (qw(saved written login split error)) {
+        my @bad = @{$ours->{$kind} // []};
+        is(scalar @bad, 0, "$kind{$kind}: none") or diag(join "\n", splice @bad, 0, 10);
+    }
+    is($status->{sessions}{lost}, 0, 'no session was lost');
+    is($status->{gates}{crowded}, 0, 'nobody was turned away at a gate');
+    $t->allow_log(qr/AH0|AH10|SEVERE/);
+    $t->finish;
+    return;
+}
+
+1;
