@@ -7,6 +7,9 @@
 
 #define BETA 2.0         /* weight of requests in flight against traffic */
 #define QUEUE_OFFSET 1.0 /* the "+1": keeps Q calm on a nearly idle fleet */
+/* Requests in flight, per member, at which they count half: a nearly idle fleet is balanced by
+ * traffic alone, or its lightest members would get no session at all for the "+1". */
+#define IDLE_QUEUE 0.5
 #define AMOUNT_MAX 1e18  /* keeps sums and quotients finite whatever a counter says */
 #define IDLE_BYTES 1.0   /* less than a byte in all: there is no traffic to compare */
 #define TIME_MAX_NS 1e18 /* some 30 years; sums of four of them still fit an int64 */
@@ -36,19 +39,24 @@ static double weight(const xb_load_t *l)
 
 typedef struct {
     double weight, traffic, queue;
+    double heed; /* 0 to 1: how much requests in flight say of this fleet */
 } xb_sums_t;
 
 static xb_sums_t sums_of(const xb_load_t *load, unsigned n)
 {
-    xb_sums_t sum = {0, 0, 0};
+    xb_sums_t sum = {0, 0, 0, 0};
+    double inflight = 0, idle = 0;
 
     for (unsigned i = 0; i < n; i++) {
         if (is_usable(&load[i])) {
             sum.weight += weight(&load[i]);
             sum.traffic += amount(load[i].traffic);
             sum.queue += amount(load[i].occupancy) + QUEUE_OFFSET;
+            inflight += amount(load[i].occupancy);
+            idle += IDLE_QUEUE;
         }
     }
+    sum.heed = inflight > 0 ? inflight / (inflight + idle) : 0;
     return sum;
 }
 
@@ -65,7 +73,7 @@ void xb_policy_score(xb_load_t *load, unsigned n)
             double t = sum.traffic < IDLE_BYTES ? 1 : amount(l->traffic) / sum.traffic / share;
             double q = (amount(l->occupancy) + QUEUE_OFFSET) / sum.queue / share;
 
-            l->score = (t + BETA * q) / (1 + BETA);
+            l->score = (t + BETA * (1 + sum.heed * (q - 1))) / (1 + BETA);
         }
     }
 }

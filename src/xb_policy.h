@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Who gets a new session, and from where to where one should move. Pure functions over a
  * snapshot of a balancer's members, any thread; the same code runs in the module and under
- * simulation. Score of member i, 1 = balanced: T = (traffic/weight) / (sum traffic / sum
- * weight) Q = ((occupancy+1)/weight) / (sum (occupancy+1) / sum weight) score = (T + beta*Q) /
- * (1 + beta),  beta = 2 over the members that can serve. Source: the simulation described in
- * docs/architecture.md. */
+ * simulation. Score of member i over the members that can serve, 1 = balanced:
+ *
+ *   T = (traffic/weight) / (sum traffic / sum weight)
+ *   Q = ((occupancy+1)/weight) / (sum (occupancy+1) / sum weight)
+ *   k = sum occupancy / (sum occupancy + members/2)
+ *   score = (T + beta*(1 + k*(Q-1))) / (1 + beta),  beta = 2
+ *
+ * k lets an idle fleet go by traffic alone: there Q would favour the heaviest member for its
+ * "+1", and the lightest would get no session. Source: docs/architecture.md. */
 #ifndef XB_POLICY_H
 #define XB_POLICY_H
 

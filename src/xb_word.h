@@ -6,14 +6,13 @@
  *   63    62 61       48 47      38 37       24 23       10 9         0
  *  | state | in flight  |  home    |  epoch    |  token    |  sequence |
  *
- * state    XB_FREE, XB_STABLE (requests pass), XB_MOVING (the gate is shut)
- * in flight  requests of the present epoch that were let through and have not ended
- * home     index of the member that owns the session, XB_MEMBER_NONE while not known
- * epoch    grows when requests in flight are given up (fence) or the home changes; a request
- * that ends under another epoch than it began in counts nothing and its answer is not believed
- * token    grows at each gate; a mover may send, commit or abort only under the token it drew
- * sequence grows with each request let through
- */
+ * - state: XB_FREE, XB_STABLE (requests pass), XB_MOVING (the gate is shut)
+ * - in flight: requests of the present epoch that were let through and have not ended
+ * - home: index of the member that owns the session, XB_MEMBER_NONE while not known
+ * - epoch: grows when requests in flight are given up (fence) or the home changes; a request
+ *   that ends under another epoch than it began in counts nothing, its answer is not believed
+ * - token: grows at each gate; a mover sends, commits or aborts only under the one it drew
+ * - sequence: grows with each request let through */
 #ifndef XB_WORD_H
 #define XB_WORD_H
 

@@ -25,25 +25,27 @@ static void is_near(double got, double want, const char *name)
 
 static void scores_by_hand(void)
 {
-    /* T 1.5, 0.5; Q (3+1)/3, (1+1)/3 */
+    /* T 1.5, 0.5; Q (3+1)/3, (1+1)/3; k 4/5 */
     xb_load_t two[] = {LOAD(1, 300, 3, 5, BOTH), LOAD(1, 100, 1, 5, BOTH)};
     /* 1:1:2:4, everything in proportion to the weights, occupancy+1 as well */
     xb_load_t fair[] = {LOAD(1, 100, 1, 1, BOTH), LOAD(1, 100, 1, 1, BOTH),
                         LOAD(2, 200, 3, 1, BOTH), LOAD(4, 400, 7, 1, BOTH)};
-    /* wrong weights, all 1: T (100,100,200,400)/200, Q (2,2,4,8)/4 */
+    /* wrong weights, all 1: T (100,100,200,400)/200, Q (2,2,4,8)/4; k 12/14 */
     xb_load_t wrong[] = {LOAD(1, 100, 1, 1, BOTH), LOAD(1, 100, 1, 1, BOTH),
                          LOAD(1, 200, 3, 1, BOTH), LOAD(1, 400, 7, 1, BOTH)};
 
     xb_policy_score(two, 2);
-    is_near(two[0].score, (1.5 + 2 * 4 / 3.0) / 3, "two members: the busy one");
-    is_near(two[1].score, (0.5 + 2 * 2 / 3.0) / 3, "two members: the other one");
+    is_near(two[0].score, (1.5 + 2 * (1 + 0.8 / 3)) / 3, "two members: the busy one");
+    is_near(two[1].score, (0.5 + 2 * (1 - 0.8 / 3)) / 3, "two members: the other one");
     xb_policy_score(fair, 4);
     for (int i = 0; i < 4; i++)
         is_near(fair[i].score, 1, "a fleet in proportion to its weights is balanced");
     xb_policy_score(wrong, 4);
-    is_near(wrong[0].score, 0.5, "wrong weights: a small node looks idle");
+    is_near(wrong[0].score, (0.5 + 2 * (1 - 6 / 14.0)) / 3,
+            "wrong weights: a small node looks idle");
     is_near(wrong[2].score, 1, "wrong weights: the middle one looks balanced");
-    is_near(wrong[3].score, 2, "wrong weights: the large node looks overloaded");
+    is_near(wrong[3].score, (2 + 2 * (1 + 12 / 14.0)) / 3,
+            "wrong weights: the large node looks overloaded");
 }
 
 static void scores_at_the_edges(void)
@@ -62,8 +64,8 @@ static void scores_at_the_edges(void)
     xb_policy_score(one, 1);
     is_near(one[0].score, 1, "a single member is balanced by definition");
     xb_policy_score(idle, 2);
-    is_near(idle[0].score, (1 + 2 * 2.0) / 3, "no traffic: T is 1, the light one waits longer");
-    is_near(idle[1].score, (1 + 2 * 2 / 3.0) / 3, "no traffic: the heavy one is elected");
+    is_near(idle[0].score, 1, "nothing at all: the light one is as good");
+    is_near(idle[1].score, 1, "as the heavy one");
     xb_policy_score(faded, 2);
     is_near(faded[0].score, 1, "traffic that decayed to nothing is no traffic");
     xb_policy_score(down, 2);
