@@ -388,6 +388,7 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
                       .from_worker = job->from_worker,
                       .to_worker = job->to_worker};
     hands->deadline_us = 0;
+    hands->insist = job->kind == XNAT_JOB_RESCUE || job->kind == XNAT_JOB_ADOPT;
     if (job->kind == XNAT_JOB_BEAT) {
         xnat_front_beat(hands, job->xb);
         return;
