@@ -3,7 +3,6 @@
 #include "xnat_gate.h"
 
 #include "ap_mpm.h"
-#include "apr_atomic.h"
 
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
@@ -14,20 +13,31 @@
 /* Without a mover that has been heard of lately nobody would open the gate again. */
 #define MOVER_LOST_MS 3000
 
-/* Half of a child's threads at most wait at gates: the others keep serving. */
-static bool may_wait(apr_uint32_t *waiting)
+static void stop_waiting(void)
 {
-    static int threads;
+    __atomic_fetch_sub((uint32_t *)&xnat_shm->waiting[xnat_child], 1, __ATOMIC_RELAXED);
+}
+
+/* Half of a child's threads at most wait at gates, or half of the children where each has but
+ * one: the others keep serving. */
+static bool may_wait(void)
+{
+    static int threads, children;
     if (!threads) {
         int n = 1;
+        ap_mpm_query(AP_MPMQ_MAX_DAEMONS, &children);
         ap_mpm_query(AP_MPMQ_MAX_THREADS, &n);
-        threads = n > 1 ? n : 2;
+        threads = n > 1 ? n : 1;
     }
-    if (apr_atomic_inc32(waiting) < (apr_uint32_t)threads / 2 || !XB_RULE(CAP)) {
-        return true;
+    uint32_t own = __atomic_add_fetch((uint32_t *)&xnat_shm->waiting[xnat_child], 1,
+                                      __ATOMIC_RELAXED);
+    bool room = threads > 1 ? own <= (uint32_t)threads / 2
+                            : xnat_shm_waiting() <= (uint32_t)children / 2;
+    if (!room && XB_RULE(CAP)) {
+        stop_waiting();
+        return false;
     }
-    apr_atomic_dec32(waiting);
-    return false;
+    return true;
 }
 
 static int refuse(xnat_request_t *xr, const char *reason, _Atomic uint64_t *counter)
@@ -46,8 +56,7 @@ static int refuse(xnat_request_t *xr, const char *reason, _Atomic uint64_t *coun
 static bool is_tended(const xnat_balancer_t *xb)
 {
     return xb->conf.nodes && xnat_keeps_copies(xb) && xb->conf.move != XNAT_MOVE_OFF &&
-           xb->conf.move != XNAT_MOVE_DRYRUN &&
-           xnat_mover_heartbeat_age_ms() < MOVER_LOST_MS;
+           xb->conf.move != XNAT_MOVE_DRYRUN && xnat_mover_heartbeat_age_ms() < MOVER_LOST_MS;
 }
 
 /* One of the session's requests gets through here; the others find the gate shut. The target
@@ -87,7 +96,6 @@ static xb_enter_t wait_at(xnat_request_t *xr)
     int64_t now = xnat_now_us(), deadline = now + xr->xb->conf.gate_timeout;
     apr_interval_time_t nap = 500;
     xb_enter_t rc = XB_ENTER_GATE;
-    __atomic_fetch_add((uint32_t *)&xnat_shm->waiting, 1, __ATOMIC_RELAXED);
     xnat_count(&xnat_shm->gate_waits);
     while (rc == XB_ENTER_GATE && now < deadline) {
         apr_sleep(nap);
@@ -95,13 +103,11 @@ static xb_enter_t wait_at(xnat_request_t *xr)
         now = xnat_now_us();
         rc = try_enter(xr, now);
     }
-    __atomic_fetch_sub((uint32_t *)&xnat_shm->waiting, 1, __ATOMIC_RELAXED);
     return rc;
 }
 
 int xnat_gate_enter(xnat_request_t *xr)
 {
-    static apr_uint32_t waiting;
     if (!xr->id.whole.n || xr->entered || xnat_child < 0) {
         return OK;
     }
@@ -110,11 +116,11 @@ int xnat_gate_enter(xnat_request_t *xr)
         return OK; /* control build: follows its id as if nothing moved */
     }
     if (rc == XB_ENTER_GATE) {
-        if (!may_wait(&waiting)) {
+        if (!may_wait()) {
             return refuse(xr, "gate-crowded", &xnat_shm->gate_crowded);
         }
         rc = wait_at(xr);
-        apr_atomic_dec32(&waiting);
+        stop_waiting();
     }
     if (rc == XB_ENTER_GATE && !XB_RULE(503)) {
         return OK; /* control build: goes where its id says */
@@ -151,13 +157,21 @@ bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
            !*w->s->redirect && !xr->xb->balancer->s->sticky_force && is_tended(xr->xb);
 }
 
+/* Taken out of service by hand, a node lives: the mover gives requests that are under way there
+ * time to end before it raises the fence. */
+static bool is_lost(const proxy_worker *w)
+{
+    return PROXY_WORKER_IS_ERROR(w) || PROXY_WORKER_IS(w, PROXY_WORKER_HC_FAIL);
+}
+
 int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
 {
     uint32_t slot = xr->ref.slot;
+    bool fence = XB_RULE(FENCE) && is_lost(worker_of(xr, home));
     xr->rescued = home;
     xb_table_leave(xnat_table, &xr->ref, xnat_now_us(), 0, 0, xr->xb->decay.half_life_s);
     xr->entered = false;
-    shut(slot, home, XB_MEMBER_NONE, XB_RULE(FENCE));
+    shut(slot, home, XB_MEMBER_NONE, fence);
     return xnat_gate_enter(xr);
 }
 
@@ -194,9 +208,9 @@ int xnat_gate_look_up(xnat_request_t *xr)
         return OK;
     }
     uint32_t slot;
-    xb_insert_t rc = xb_table_insert_shut(
-        xnat_table, xr->tag, xr->id.whole, member, XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN,
-        xnat_request_path(xr), xnat_now_us(), &slot);
+    xb_insert_t rc = xb_table_insert_shut(xnat_table, xr->tag, xr->id.whole, member,
+                                          XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN,
+                                          xnat_request_path(xr), xnat_now_us(), &slot);
     if (rc == XB_INSERT_NEW) {
         xnat_shm_want(slot);
     }

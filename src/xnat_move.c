@@ -163,11 +163,18 @@ static xb_refusal_t prepare(xnat_steps_t *m)
 
 /* An idle session of a draining node: stored it can be taken over when its user comes back,
  * whatever becomes of the node. One that neither the store nor the node knows has ended there.
- */
-static void verify(xnat_steps_t *m)
+ * Without a path to ask the node (unaskable), what only a client says and the store does not
+ * know counts as ended too: else invented ids would keep a node from being safe to stop. */
+static void verify(xnat_steps_t *m, xb_refusal_t unaskable)
 {
+    xb_view_t v;
     xb_refusal_t why = check(m);
-    if (why == XB_REFUSALS || why == XB_NO_MARKER) {
+    if (unaskable != XB_REFUSALS) {
+        m->named =
+            !xb_table_view(xnat_table, m->job->slot, &v) || !(v.flags & XB_SESSION_UNPROVEN);
+        why = why == XB_REFUSALS ? unaskable : why;
+    }
+    else if (why == XB_REFUSALS || why == XB_NO_MARKER) {
         why = flush(m);
     }
     bool gone = why == XB_NO_MARKER && !m->named;
@@ -301,6 +308,16 @@ static xb_refusal_t prefer(xnat_steps_t *m)
     return check(m);
 }
 
+/* Requests still counted at a home that cannot serve: the gate was shut without a fence. */
+static void leave_behind(const xnat_steps_t *m)
+{
+    unsigned inflight = 0;
+    if (xb_table_token(xnat_table, m->job->slot, m->token, &inflight) && inflight &&
+        !wait_for_quiet(m) && XB_RULE(FENCE)) {
+        xb_table_fence(xnat_table, m->job->slot, m->token);
+    }
+}
+
 /* The commit to where it is opens a new epoch: what the former life of the node still answers
  * is not believed. */
 static xb_refusal_t revive(xnat_steps_t *m)
@@ -317,9 +334,8 @@ static xb_refusal_t revive(xnat_steps_t *m)
 }
 
 /* Steps between gate and commit. */
-static xb_refusal_t carry_out(xnat_steps_t *m)
+static xb_refusal_t carry_out(xnat_steps_t *m, xb_refusal_t known)
 {
-    xb_refusal_t known = identify(m);
     if (known == XB_NO_TOKEN) {
         return known;
     }
@@ -327,6 +343,7 @@ static xb_refusal_t carry_out(xnat_steps_t *m)
         return prefer(m);
     }
     if (m->job->kind == XNAT_JOB_RESCUE) {
+        leave_behind(m);
         return xnat_rescue(m);
     }
     if (m->job->kind == XNAT_JOB_LOOKUP) {
@@ -388,6 +405,7 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
                       .from_worker = job->from_worker,
                       .to_worker = job->to_worker};
     hands->deadline_us = 0;
+    hands->insist = job->kind == XNAT_JOB_RESCUE || job->kind == XNAT_JOB_ADOPT;
     if (job->kind == XNAT_JOB_BEAT) {
         xnat_front_beat(hands, job->xb);
         return;
@@ -399,11 +417,12 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
     if (!shut_gate(&m)) {
         return; /* the session has become busy, or somebody else has it: not a refusal */
     }
-    if (job->kind == XNAT_JOB_VERIFY && identify(&m) == XB_REFUSALS) {
-        verify(&m);
+    xb_refusal_t outcome = identify(&m);
+    if (job->kind == XNAT_JOB_VERIFY && outcome != XB_NO_TOKEN) {
+        verify(&m, outcome);
         return;
     }
-    xb_refusal_t outcome = carry_out(&m);
+    outcome = carry_out(&m, outcome);
     if (outcome == XB_REFUSALS) {
         outcome = commit(&m);
     }

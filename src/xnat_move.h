@@ -17,6 +17,7 @@ typedef struct {
     xnat_probe_t *probe;
     int64_t
         deadline_us; /* of the gate in hand, 0: none; no question to the store lasts longer */
+    bool insist; /* requests wait: memcached is asked again in the first second of trouble */
     unsigned stores;
     xb_store_t store[XNAT_MOVE_STORES]; /* one per node list in use */
 } xnat_hands_t;

@@ -40,9 +40,10 @@ static xnat_shm_store_t *health_of(const xnat_balancer_t *xb, unsigned node)
     return &xnat_shm->store[xnat_shm_store(n->host, n->port)];
 }
 
-static bool allowed(const xnat_balancer_t *xb, unsigned node)
+static bool allowed(const xnat_hands_t *hands, const xnat_balancer_t *xb, unsigned node)
 {
-    return xb_breaker_allow(&health_of(xb, node)->breaker, xnat_now_us());
+    xb_breaker_t *b = &health_of(xb, node)->breaker;
+    return xb_breaker_allow(b, xnat_now_us()) || (hands->insist && xb_breaker_is_young(b));
 }
 
 /* Reports a call to the node's breaker and counters. True: memcached has answered. */
@@ -66,7 +67,7 @@ bool xnat_move_store_up(xnat_hands_t *hands, const xnat_balancer_t *xb)
     for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
         uint32_t mask;
         if (!xb_breaker_is_closed(&health_of(xb, i)->breaker)) {
-            up = allowed(xb, i) &&
+            up = allowed(hands, xb, i) &&
                  answered(xb, i, xb_store_which(st, i, key, 1, &mask, budget(hands, xb))) && up;
         }
     }
@@ -95,7 +96,7 @@ static xb_refusal_t check_pin(xnat_hands_t *hands, const xnat_balancer_t *xb, co
     }
     for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
         uint32_t mask = 0;
-        if (!allowed(xb, i)) {
+        if (!allowed(hands, xb, i)) {
             return XB_NO_STORE;
         }
         xb_store_rc_t rc =
@@ -136,7 +137,7 @@ static xb_refusal_t read_key(xnat_hands_t *hands, const xnat_balancer_t *xb, con
     if (!xb_msm_key(key, kind, xb->conf.prefix, id->whole)) {
         return XB_NO_MARKER_BAD;
     }
-    if (!allowed(xb, (unsigned)node)) {
+    if (!allowed(hands, xb, (unsigned)node)) {
         return XB_NO_STORE;
     }
     xb_store_rc_t rc = xb_store_get(store_of(hands, xb), (unsigned)node, key, value,
@@ -197,7 +198,7 @@ bool xnat_move_mark(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_
         return false;
     }
     for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
-        if (allowed(xb, i)) {
+        if (allowed(hands, xb, i)) {
             xb_store_rc_t rc =
                 xb_store_set(store_of(hands, xb), i, key, route, ttl_s, budget(hands, xb));
             written = (answered(xb, i, rc) && rc == XB_STORE_FOUND) || written;
@@ -214,7 +215,7 @@ static int has_key(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t
     uint32_t mask = 0;
     int node = xb_msm_node_of(xb->conf.nodes, id);
     if (node < 0 || !xb_msm_key(text, "", xb->conf.prefix, id->whole) ||
-        !allowed(xb, (unsigned)node)) {
+        !allowed(hands, xb, (unsigned)node)) {
         return -1;
     }
     xb_store_rc_t rc =
@@ -242,7 +243,7 @@ bool xnat_move_marked(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_i
         return false;
     }
     for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
-        if (!allowed(xb, i)) {
+        if (!allowed(hands, xb, i)) {
             *known = false;
             continue;
         }
@@ -265,7 +266,7 @@ bool xnat_move_which(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id
     const char *key[32];
     int node = xb_msm_node_of(xb->conf.nodes, id);
     *mask = 0;
-    if (node < 0 || n > 32 || !allowed(xb, (unsigned)node)) {
+    if (node < 0 || n > 32 || !allowed(hands, xb, (unsigned)node)) {
         return false;
     }
     for (unsigned i = 0; i < n; i++) {
@@ -290,7 +291,7 @@ bool xnat_move_beat(xnat_hands_t *hands, const xnat_balancer_t *xb, const char *
     for (unsigned i = 0; i < xb->conf.nodes->count; i++) {
         xb_store_t *st = store_of(hands, xb);
         size_t got = 0, total = 0;
-        if (!allowed(xb, i)) {
+        if (!allowed(hands, xb, i)) {
             continue;
         }
         xb_store_rc_t rc =
@@ -300,7 +301,7 @@ bool xnat_move_beat(xnat_hands_t *hands, const xnat_balancer_t *xb, const char *
         }
         seen[rc == XB_STORE_FOUND ? got : 0] = '\0';
         other = (*seen && strcmp(seen, mine)) || other;
-        if (allowed(xb, i)) {
+        if (allowed(hands, xb, i)) {
             answered(xb, i, xb_store_set(st, i, key, mine, ttl_s, budget(hands, xb)));
         }
     }

@@ -171,8 +171,8 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
         *owner = partial           ? position_of_owner(m, f, home)
                  : XB_RULE(ANYKEY) ? position_of_key(m, f, home)
                                    : home;
-        /* Once in trouble memcached is asked again within a second, which the session's
-         * requests can wait: without its answer they would race for the session. */
+        /* In its first second of trouble memcached is asked again and again, which the
+         * session's requests can wait: without its answer they would race for the session. */
         if (*owner != -2 || !xnat_move_store_may_recover(m->xb, &m->old) ||
             xnat_now_us() > m->deadline_us) {
             break;

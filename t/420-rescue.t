@@ -56,12 +56,12 @@ is scalar(() = $h->error_log =~ /XB0301: session \w+ moved from n1 to n\d \(fail
     'each is in the log';
 
 subtest 'survivors share' => sub {
-    my @users = $x->at('n1', 30);
+    my @users = $x->at('n1', 18);
     $rig->node('n1')->stop;
     my %r = $x->burst(@users);
     my %at = $x->rescued(%r);
     is join(' ', sort keys %at), 'n2 n3 n4', 'all of them get some';
-    cmp_ok min(values %at), '>=', 4, 'of 30 sessions: ' . join ' ', map { "$_ $at{$_}" } sort keys %at;
+    cmp_ok min(values %at), '>=', 3, 'of 18 sessions: ' . join ' ', map { "$_ $at{$_}" } sort keys %at;
     $afresh->();
 };
 

@@ -5,6 +5,6 @@ use v5.36;
 use XB::DeadNode;
 
 XB::DeadNode->run(
-    member => 'timeout=1 connectiontimeout=1', section => 'ProxySet failontimeout=On',
-    lose => sub ($tomcat) { }, blind => 1.5, back => 3, find => sub ($tomcat) { $tomcat->cont },
-    seconds => 7);
+    member => 'timeout=2 connectiontimeout=2', section => 'ProxySet failontimeout=On',
+    lose => sub ($tomcat) { }, blind => 2.5, back => 4, find => sub ($tomcat) { $tomcat->cont },
+    seconds => 6);

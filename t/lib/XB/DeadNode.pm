@@ -7,7 +7,8 @@
 #                                        # in memcached then count as saved
 #       blind => 2,                      # seconds until httpd notices; 5xx may happen so long
 #       find => sub ($tomcat) {...},     # what brings it back, seconds later (back => 3), or not
-#       member => 'timeout=2', section => '', users => 40, seconds => 6);   # the whole test
+#       member => 'timeout=2', section => '', users => 40,
+#       seconds => 4);                   # of work after the loss. The whole test.
 package XB::DeadNode;
 use v5.36;
 use parent 'XB::Users';
@@ -17,7 +18,9 @@ use XB::Client ();
 use XB::Site ();
 use XB::Test;
 
-my $LOST_AFTER = 2;             # seconds of work before the node is lost
+# Work before the node is lost.
+my $SECONDS = 2;
+my $REQUESTS_EACH = 15;
 
 # ---- users who remember each answer
 
@@ -81,16 +84,26 @@ sub _column ($class, $site, %opt)
     $self->login($self->names);
     my $victim = $site->tomcat(1);
     my ($saved, $lost_at, %home);
-    my @at = ($LOST_AFTER => sub ($now) {
+    my $find = $opt{find};
+    my $lose = sub {
         %home = map { $_ => $self->id($_) =~ /\.(.+)/ } $self->names;
         $victim->pause;
         $saved = $self->_saved;
         $opt{lose}->($victim);
-        $lost_at = time;
+        return time;
+    };
+    $self->click(at_once => 6 * $opt{users}, most => 60, until => sub ($now) {
+        if (!$lost_at) {
+            my $is_busy = $now > $SECONDS && $self->{requests} > $REQUESTS_EACH * $opt{users};
+            $lost_at = $lose->() if $is_busy;
+            return 0;
+        }
+        if ($find && time > $lost_at + $opt{back}) {
+            $find->($victim);
+            $find = undef;
+        }
+        return time > $lost_at + $opt{seconds};
     });
-    push @at, $LOST_AFTER + $opt{back} => sub ($now) { $opt{find}->($victim) } if $opt{find};
-    $self->click(at_once => 6 * $opt{users}, most => $opt{seconds}, at => \@at,
-                 until => sub ($now) { 0 });
     my $bad = $self->_losses($saved, $lost_at, $opt{blind} // 0);
     $bad->{sessions} = [ grep { $home{$_} eq 'tomcat1' } $self->names ];
     $bad->{saved_of} = [ map { %{$saved->{$_}} } @{$bad->{sessions}} ];
@@ -124,7 +137,7 @@ sub _count ($bad, $kind)
 sub run ($class, %opt)
 {
     my $t = XB::Test->new;
-    %opt = (users => 40, seconds => 6, member => '', section => '', %opt);
+    %opt = (users => 40, seconds => 4, member => '', section => '', %opt);
     my $site = XB::Site->new($t, threads => 250, member => $opt{member}, section => $opt{section},
                              conf => 'XnatBalanceMove Drain');
     my ($ours, $users) = $class->_column($site, %opt, name => 'a');
