@@ -43,6 +43,14 @@ static uint64_t load_le(const uint8_t *p, size_t n)
     return word;
 }
 
+/* Written out, so that compilers make one load of it. */
+static uint64_t load_le8(const uint8_t *p)
+{
+    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
+           (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 |
+           (uint64_t)p[7] << 56;
+}
+
 uint64_t xb_hash(const xb_key_t *key, const void *data, size_t len)
 {
     const uint8_t *p = data;
@@ -51,7 +59,7 @@ uint64_t xb_hash(const xb_key_t *key, const void *data, size_t len)
                key->k0 ^ 0x6c7967656e657261u, key->k1 ^ 0x7465646279746573u};
 
     for (; left >= 8; p += 8, left -= 8)
-        sip_word(&s, load_le(p, 8));
+        sip_word(&s, load_le8(p));
     sip_word(&s, load_le(p, left) | (uint64_t)len << 56);
     s.v2 ^= 0xff;
     sip_rounds(&s, 4);

@@ -18,8 +18,11 @@ static bool is_digit(char c)
 
 static bool is_id_byte(char c)
 {
-    return is_digit(c) || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-           (c != '\0' && strchr("_.:-", c));
+    static const bool legal[256] = {
+        ['-'] = true,         ['.'] = true,         [':'] = true,         ['_'] = true,
+        ['0' ... '9'] = true, ['A' ... 'Z'] = true, ['a' ... 'z'] = true,
+    };
+    return legal[(unsigned char)c];
 }
 
 /* What follows the first `c`, and what precedes it in `text`. No `c`: all stays in `text`. */

@@ -132,6 +132,12 @@ uint32_t xb_table_find(const xb_table_t *t, uint64_t tag)
     return XB_SLOT_NONE;
 }
 
+unsigned xb_table_home(const xb_table_t *t, uint32_t slot)
+{
+    xb_word_t w = xb_entry_word(xb_table_entry(t, slot));
+    return w.state == XB_FREE ? XB_MEMBER_NONE : w.home;
+}
+
 bool xb_table_view(const xb_table_t *t, uint32_t slot, xb_view_t *out)
 {
     xb_entry_t *e = xb_table_entry(t, slot);

@@ -166,6 +166,8 @@ typedef struct {
 uint32_t xb_table_slots(const xb_table_t *t);
 /* False: the slot is free. */
 bool xb_table_view(const xb_table_t *t, uint32_t slot, xb_view_t *out);
+/* The session's home now; XB_MEMBER_NONE for a free slot. */
+unsigned xb_table_home(const xb_table_t *t, uint32_t slot);
 /* Slot of a tag, UINT32_MAX if unknown. */
 uint32_t xb_table_find(const xb_table_t *t, uint64_t tag);
 

@@ -184,8 +184,8 @@ proxy_worker *xnat_request_finder(proxy_balancer *balancer, request_rec *r)
 
 unsigned xnat_elect_home(const xnat_request_t *xr)
 {
-    xb_view_t view;
-    return xb_table_view(xnat_table, xr->ref.slot, &view) ? view.w.home : xr->ref.home;
+    unsigned home = xb_table_home(xnat_table, xr->ref.slot);
+    return home == XB_MEMBER_NONE ? xr->ref.home : home;
 }
 
 void xnat_elect_settle(xnat_request_t *xr, unsigned member)

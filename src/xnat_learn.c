@@ -30,6 +30,14 @@ static int look(void *rec, const char *key, const char *value)
     return 1;
 }
 
+/* Most answers set no cookie: that is told sooner than by a walk. */
+static void search_in(const apr_table_t *headers, search_t *search)
+{
+    if (apr_table_get(headers, "Set-Cookie")) {
+        apr_table_do(look, search, headers, "Set-Cookie", NULL);
+    }
+}
+
 /* How clients reach this balancer, for HEADs that must look like theirs. A writer that finds
  * another at it leaves it. */
 static void note_front(const xnat_request_t *xr)
@@ -161,8 +169,8 @@ bool xnat_request_learn(xnat_request_t *xr)
     if (!*search.name || xr->member == XB_MEMBER_NONE || xnat_child < 0) {
         return true;
     }
-    apr_table_do(look, &search, r->headers_out, "Set-Cookie", NULL);
-    apr_table_do(look, &search, r->err_headers_out, "Set-Cookie", NULL);
+    search_in(r->headers_out, &search);
+    search_in(r->err_headers_out, &search);
     if (search.found) {
         learn_cookie(xr, &search.cookie);
     }

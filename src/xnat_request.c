@@ -28,8 +28,10 @@ void xnat_request_say(xnat_request_t *xr, xb_decision_t decision, const char *re
     if (from && to && strcmp(from, to)) {
         apr_table_setn(env, "XNAT_BALANCE_FROM", from);
         apr_table_setn(env, "XNAT_BALANCE_TO", to);
+        xr->said_way = true;
     }
-    else {
+    else if (xr->said_way) {
+        xr->said_way = false;
         apr_table_unset(env, "XNAT_BALANCE_FROM");
         apr_table_unset(env, "XNAT_BALANCE_TO");
     }

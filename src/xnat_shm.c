@@ -21,7 +21,6 @@
 #define MAGIC 0x584e415442414c31ull /* "XNATBAL1" */
 #define LAYOUT 5u
 #define USERDATA "mod_xnat_balance segment"
-#define CHILDREN_MAX 4096u
 
 xnat_shm_t *xnat_shm;
 xb_members_t *xnat_members;
@@ -49,8 +48,9 @@ static xb_table_dim_t dimensions(server_rec *s)
     ap_mpm_query(AP_MPMQ_HARD_LIMIT_DAEMONS, &servers);
     ap_mpm_query(AP_MPMQ_HARD_LIMIT_THREADS, &threads);
     unsigned children = 2u * (unsigned)servers + 8;
+    children = children < XNAT_CHILDREN_MAX ? children : XNAT_CHILDREN_MAX;
     xb_table_dim_t dim = {.sessions = (uint32_t)xnat_config_server(s).sessions,
-                          .children = children < CHILDREN_MAX ? children : CHILDREN_MAX,
+                          .children = children,
                           .claims = (uint32_t)(threads > 0 ? threads * 4 + 64 : 128)};
     return dim;
 }
@@ -138,6 +138,22 @@ int xnat_shm_post_config(apr_pool_t *pconf, server_rec *s)
     return OK;
 }
 
+/* What the last child of this row had under way is over. */
+static void clear_child(uint32_t row)
+{
+    xb_members_clear_child(xnat_members, row);
+    __atomic_store_n((uint32_t *)&xnat_shm->waiting[row], 0, __ATOMIC_RELAXED);
+}
+
+uint32_t xnat_shm_waiting(void)
+{
+    uint32_t sum = 0;
+    for (uint32_t row = 0; row < xnat_shm->dim.children; row++) {
+        sum += __atomic_load_n((uint32_t *)&xnat_shm->waiting[row], __ATOMIC_RELAXED);
+    }
+    return sum;
+}
+
 static apr_status_t child_leaves(void *unused)
 {
     (void)unused;
@@ -158,7 +174,7 @@ void xnat_shm_child_init(apr_pool_t *pchild, server_rec *s)
             "move; stop and start httpd");
         return;
     }
-    xb_members_clear_child(xnat_members, (uint32_t)xnat_child);
+    clear_child((uint32_t)xnat_child);
     apr_pool_cleanup_register(pchild, NULL, child_leaves, apr_pool_cleanup_null);
 }
 
@@ -169,7 +185,7 @@ void xnat_shm_child_exited(pid_t pid)
     }
     int row = xb_table_child_dead(xnat_table, (int32_t)pid);
     if (row >= 0) {
-        xb_members_clear_child(xnat_members, (uint32_t)row);
+        clear_child((uint32_t)row);
     }
 }
 

@@ -21,6 +21,7 @@
 #define XNAT_PATH_UNKNOWN XNAT_PATHS_MAX /* as a session's path index */
 #define XNAT_PATH_SIZE 128
 #define XNAT_RECENT 32
+#define XNAT_CHILDREN_MAX 4096
 /* An answer that did not come whole: Tomcat may still work on it for so long. */
 #define XNAT_BROKEN_US (30 * INT64_C(1000000))
 #define XNAT_WANTED 4096
@@ -85,7 +86,7 @@ typedef struct {
     _Atomic uint64_t lease; /* of the mover: child row + 1 << 48 | heartbeat in ms; 0: nobody */
     _Atomic int64_t lease_free_us; /* when it was last given up; 0: never */
     _Atomic uint32_t movers_busy;
-    _Atomic uint32_t waiting; /* requests at gates, all children */
+    _Atomic uint32_t waiting[XNAT_CHILDREN_MAX]; /* requests at gates, by child's row */
 
     _Atomic uint64_t decisions[XB_DECISIONS];
     _Atomic uint64_t moves[XB_MOVE_REASONS];
@@ -128,6 +129,8 @@ extern int xnat_child;
 /* post_config: makes the segment, or finds the one of the generation before. */
 int xnat_shm_post_config(apr_pool_t *pconf, server_rec *s);
 void xnat_shm_child_init(apr_pool_t *pchild, server_rec *s);
+/* Requests at gates now, in all children. */
+uint32_t xnat_shm_waiting(void);
 /* In the parent: child `pid` has ended. */
 void xnat_shm_child_exited(pid_t pid);
 

@@ -275,7 +275,7 @@ static void counters(xb_report_t *r, const xnat_shm_t *m)
     r->gate_timeouts = m->gate_timeouts;
     r->gate_crowded = m->gate_crowded;
     r->gate_fenced = m->fenced;
-    r->gate_waiting = m->waiting;
+    r->gate_waiting = xnat_shm_waiting();
     r->move_ms_sum = m->move_us_sum / 1000;
     r->move_ms_max = m->move_us_max / 1000;
 }

@@ -88,6 +88,38 @@ subtest 'waiters take half of the threads at most' => sub {
     is_deeply [ grep { "$_->{status} $_->{node}" ne '200 n2' } @again ], [], 'retries work';
 };
 
+# One thread for each child: then half of the children.
+subtest 'waiters under prefork' => sub {
+    my $fork = XB::MoveRig->new($t, nodes => [qw(q1 q2)], conf => 'MaxRequestWorkers 8',
+                                httpd => { mpm => 'prefork', name => 'prefork' });
+    $fork->only('q1');
+    my $id = $fork->login('crowd', 'q1');
+    $fork->open;
+    $fork->only('q2');
+    $fork->login('other', 'q2');
+    $fork->open;
+    $fork->node('q2')->misbehave('slow', for => $id, ms => 2000);
+    $fork->drain('q1');
+    $fork->client->close;
+    $fork->probed('q2', $id);
+    # All at once; who has his answer closes, so that the child is free again.
+    my $all = sub ($n, $user, $path) {
+        return map { { path => $path, user => $user, keep => 0 } } 1 .. $n;
+    };
+    my @r = $fork->client->many([ $all->(16, 'crowd', '/read'), $all->(5, 'other', '/read'),
+                                  $all->(1, 'other', '/status?format=json') ]);
+    my ($seen) = (pop @r)->{body} =~ /"waiting":(\d+)/;
+    cmp_ok $seen, '<=', 4, 'waiters: half of the children';
+    my @others = splice @r, 16;
+    is_deeply [ grep { $_->{status} != 200 } @others ], [], 'others are served';
+    cmp_ok $_, '<', 1, '... at once' for max map { $_->{time} } @others;
+    my %answers;
+    $answers{ $_->{status} }++ for @r;
+    is_deeply [ sort keys %answers ], [ 200, 503 ], 'some wait, the rest is sent away';
+    cmp_ok $answers{200}, '<=', 4, '... as many as may';
+    is $fork->status->{gates}{waiting}, 0, 'nobody waits any more';
+};
+
 # Nobody can open the gate: the child that holds the mover is stopped.
 subtest 'waiting ends' => sub {
     $h->set_conf($rig->conf("XnatBalanceGateTimeout 1s\nXnatBalanceMemcachedTimeout 1s\n"
@@ -130,5 +162,7 @@ subtest 'bounds of the time-out' => sub {
         is +($h->configtest("XnatBalanceGateTimeout $good"))[0], 0, "$good is fine";
     }
 };
+$t->expect_log(qr/XB0114/);             # two members
+$t->allow_log(qr/AH00161/);             # all children of prefork are busy
 $t->allow_log(qr/AH01102|AH00898/);     # mod_proxy's words for a HEAD without answer
 $t->finish;

@@ -75,6 +75,7 @@ for my $kill (@kills) {
         my ($id, $base) = ($id{$name}, XB::FakeMsm->base($id{$name}));
         wait_for { $step{$name}{there}->($id, $base) } 5, "a move to be at its $name";
     }
+    my @waiting = map { $rig->send($kill->[0], '/read') } 1 .. 6;   # some die with the mover
     my $mover = $rig->mover_pid;
     $t->allow_log(qr/AH00052: child pid $mover exit signal Killed/);
     $c->close;
@@ -92,9 +93,12 @@ for my $kill (@kills) {
             "200 $step{$name}{home} before after",
             '... the session is where memcached says, with all that was written';
     }
-    my $status = $rig->status;
-    ok $status->{mover}{running}, 'the mover runs';
-    is $status->{sessions_by_state}{$_}, 0, "no session is $_" for qw(moving in-flight);
+    $rig->receive($_) for @waiting;
+    ok $rig->status->{mover}{running}, 'the mover runs';
+    ok wait_for {
+        my $s = $rig->status;
+        !grep { $_ } @{$s->{sessions_by_state}}{qw(moving in-flight)}, $s->{gates}{waiting};
+    } 5, 'no session stays at a gate or busy, nobody waits';
     $_->hang_up for $n1, $n2;
 }
 is $rig->refused('overtaken'), 4, 'moves without takeover are said to be overtaken';
