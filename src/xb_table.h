@@ -43,7 +43,9 @@ enum {
     /* completely in the store; cleared by its next request */
     XB_SESSION_VERIFIED = 32,
     /* could not be verified, the log says why; cleared by its next request */
-    XB_SESSION_UNMOVABLE = 64
+    XB_SESSION_UNMOVABLE = 64,
+    /* at its home by a failover of httpd's, which proves nothing; cleared by the next commit */
+    XB_SESSION_ASSUMED = 128
 };
 
 /* A request that was let through; the caller's memory, given back to leave. */

@@ -92,6 +92,8 @@ unsigned xb_table_rehome(xb_table_t *t, uint32_t slot, unsigned from, unsigned t
         next.home = to;
         next.seq++;
     } while (!xb_entry_swap(e, w, next));
+    if (next.home == to && w.home == from && from != to && w.state == XB_STABLE)
+        atomic_fetch_or(&e->flags, XB_SESSION_ASSUMED);
     xb_table_unlock(t);
     return next.home;
 }
@@ -248,7 +250,7 @@ bool xb_table_commit(xb_table_t *t, uint32_t slot, unsigned token, unsigned home
         xb_entry_visit_locked(e, home, now_us);
         xb_raise(&e->bar_until_us, bar_until_us);
         xb_raise(&e->last_us, now_us); /* the takeover was an access */
-        atomic_fetch_and(&e->flags, (uint8_t)~XB_SESSION_UNPROVEN);
+        atomic_fetch_and(&e->flags, (uint8_t)~(XB_SESSION_UNPROVEN | XB_SESSION_ASSUMED));
         commit_locked(t, slot, home, id);
     }
     xb_table_unlock(t);

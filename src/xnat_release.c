@@ -299,18 +299,18 @@ static bool shut_gate(release_t *r, unsigned *token)
     return false;
 }
 
-/* If the home failed meanwhile, a request of the session has found this gate where it wanted to
- * shut one for a rescue, and waits for that. */
+/* If the home has failed meanwhile, a request of the session has found this gate where it wanted
+ * to shut one for a rescue, and waits for that: the gate stays shut, behind a fence, for the
+ * mover to see to. */
 static void open_gate(const release_t *r, unsigned token)
 {
-    xb_view_t v;
     const proxy_worker *home = xnat_fleet_worker(r->home);
-    xb_table_abort(xnat_table, r->job->slot, token, 0);
-    if (home && !PROXY_WORKER_IS_USABLE(home) && xb_table_view(xnat_table, r->job->slot, &v) &&
-        v.tag == r->job->tag && v.w.state == XB_STABLE && v.w.home == r->home &&
-        xb_table_gate(xnat_table, r->job->slot, v.word, XB_MEMBER_NONE, true, xnat_now_us(),
-                      &token)) {
+    if (home && !PROXY_WORKER_IS_USABLE(home) &&
+        xb_table_fence(xnat_table, r->job->slot, token)) {
         xnat_shm_want(r->job->slot);
+    }
+    else {
+        xb_table_abort(xnat_table, r->job->slot, token, 0);
     }
 }
 

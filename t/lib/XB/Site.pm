@@ -129,11 +129,10 @@ sub unproven ($self, @ids)
 {
     my %held = map { my $tc = $_; map { ("$_ at " . $tc->route => 1) } $tc->session_ids }
         @{$self->{tc}};
-    my %stored = map { (s/^\S+ //r => 1) } $self->{msm}->keys;
     return grep { defined } map {
         my $route = $self->{msm}->route_of($_) // 'nowhere';
         !$held{"$_ at $route"} ? "$route does not hold its session"
-            : !$stored{$_} ? "no key of a session of $route" : undef;
+            : !defined $self->{msm}->value($_) ? "no key of a session of $route" : undef;
     } @ids;
 }
 
