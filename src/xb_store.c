@@ -306,6 +306,8 @@ xb_store_rc_t xb_store_get(xb_store_t *st, unsigned node, const char *key, void 
 
     xb_store_reply_get(&reply, &key, 1, buf, cap);
     rc = get(st, node, &reply, budget_us);
+    if (rc == XB_STORE_LATE && reply.got == cap && reply.total > cap)
+        rc = XB_STORE_FOUND; /* all that was wanted came in time; the connection is closed */
     *got = rc == XB_STORE_FOUND ? reply.got : 0;
     *total = rc == XB_STORE_FOUND ? reply.total : 0;
     return rc;

@@ -55,7 +55,8 @@ void xb_store_look_up(xb_store_t *st);
  * included. Keys have 1 to 250 bytes, none of them a blank, a control character or DEL. */
 
 /* Reads up to `cap` bytes of the value; *got = bytes kept, *total = length of the whole value.
- * What exceeds cap is read and thrown away within the deadline. */
+ * What exceeds cap is read and thrown away within the deadline, or the
+ * connection is closed then. */
 xb_store_rc_t xb_store_get(xb_store_t *st, unsigned node, const char *key, void *buf,
                            size_t cap, size_t *got, size_t *total, int64_t budget_us);
 

@@ -132,6 +132,21 @@ uint32_t xb_table_find(const xb_table_t *t, uint64_t tag)
     return XB_SLOT_NONE;
 }
 
+unsigned xb_table_path(const xb_table_t *t, uint32_t slot)
+{
+    return atomic_load_explicit(&xb_table_entry(t, slot)->path, memory_order_relaxed);
+}
+
+void xb_table_set_path(xb_table_t *t, uint32_t slot, unsigned path)
+{
+    atomic_store(&xb_table_entry(t, slot)->path, (uint8_t)path);
+}
+
+void xb_table_touch(xb_table_t *t, uint32_t slot, int64_t now_us)
+{
+    xb_raise(&xb_table_entry(t, slot)->last_us, now_us);
+}
+
 unsigned xb_table_home(const xb_table_t *t, uint32_t slot)
 {
     xb_word_t w = xb_entry_word(xb_table_entry(t, slot));

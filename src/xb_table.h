@@ -166,6 +166,11 @@ typedef struct {
 uint32_t xb_table_slots(const xb_table_t *t);
 /* False: the slot is free. */
 bool xb_table_view(const xb_table_t *t, uint32_t slot, xb_view_t *out);
+/* Index of the cookie's path; and for an entry that was made without one. */
+unsigned xb_table_path(const xb_table_t *t, uint32_t slot);
+void xb_table_set_path(xb_table_t *t, uint32_t slot, unsigned path);
+/* The session has given a sign of life: its home need not be asked first (rule 11). */
+void xb_table_touch(xb_table_t *t, uint32_t slot, int64_t now_us);
 /* The session's home now; XB_MEMBER_NONE for a free slot. */
 unsigned xb_table_home(const xb_table_t *t, uint32_t slot);
 /* Slot of a tag, UINT32_MAX if unknown. */

@@ -29,8 +29,8 @@ static bool may_wait(void)
         ap_mpm_query(AP_MPMQ_MAX_THREADS, &n);
         threads = n > 1 ? n : 1;
     }
-    uint32_t own = __atomic_add_fetch((uint32_t *)&xnat_shm->waiting[xnat_child], 1,
-                                      __ATOMIC_RELAXED);
+    uint32_t own =
+        __atomic_add_fetch((uint32_t *)&xnat_shm->waiting[xnat_child], 1, __ATOMIC_RELAXED);
     bool room = threads > 1 ? own <= (uint32_t)threads / 2
                             : xnat_shm_waiting() <= (uint32_t)children / 2;
     if (!room && XB_RULE(CAP)) {
@@ -79,10 +79,11 @@ static void shut(uint32_t slot, unsigned home, unsigned target, bool fence)
 static xb_enter_t try_enter(xnat_request_t *xr, int64_t now)
 {
     const xb_members_t *members =
-        XB_RULE(GENERATION) && is_tended(xr->xb) ? xnat_members : NULL;
+        XB_RULE(GENERATION) && !xr->revived && is_tended(xr->xb) ? xnat_members : NULL;
     xb_enter_t rc =
         xb_table_enter_at(xnat_table, (unsigned)xnat_child, xr->tag, now, members, &xr->ref);
     if (rc == XB_ENTER_REBORN) {
+        xr->revived = true; /* once: nobody may be able to ask that home */
         shut(xr->ref.slot, xr->ref.home, xr->ref.home, false);
         rc = XB_ENTER_GATE;
     }

@@ -25,6 +25,7 @@
 #define FLUSH_US 50000
 /* A session that could not be verified is asked for again after this long. */
 #define VERIFY_AGAIN_US (30 * INT64_C(1000000))
+#define MARK_AGAIN_US 20000
 #define NO_ROUTE "xnat-balance"
 
 /* ---- gate */
@@ -92,6 +93,7 @@ static xb_refusal_t ask_home(xnat_steps_t *m, const char *id, bool *named)
                         &answer) != XNAT_PROBE_ANSWERED) {
         return XB_NO_FLUSH;
     }
+    m->barred = answer.status == 401 || answer.status == 403;
     bool any = xnat_steps_id_in(m, &answer, text, sizeof text, &said);
     *named = any && !strcmp(text, m->old_text);
     return any && !*named ? XB_NO_RENAMED : XB_REFUSALS;
@@ -177,7 +179,7 @@ static void verify(xnat_steps_t *m, xb_refusal_t unaskable)
     else if (why == XB_REFUSALS || why == XB_NO_MARKER) {
         why = flush(m);
     }
-    bool gone = why == XB_NO_MARKER && !m->named;
+    bool gone = why == XB_NO_MARKER && !m->named && !m->barred;
     xb_table_flag(xnat_table, m->job->slot,
                   why == XB_REFUSALS ? XB_SESSION_VERIFIED
                   : gone             ? XB_SESSION_ENDED
@@ -217,9 +219,10 @@ static xb_refusal_t commit(xnat_steps_t *m)
         return XB_NO_TOKEN;
     }
     if (m->to != m->from) {
-        xnat_steps_mark(m, m->to);
-    }
-    if (m->to != m->from) {
+        if (!xnat_steps_mark(m, m->to)) {
+            apr_sleep(MARK_AGAIN_US); /* until then it names the former home */
+            xnat_steps_mark(m, m->to);
+        }
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_FRESH, 0);
     }
     if (!xb_table_commit(xnat_table, m->job->slot, m->token, m->to, m->fresh.whole,

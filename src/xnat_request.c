@@ -289,6 +289,14 @@ void xnat_request_remember(xnat_request_t *xr, unsigned member)
     xr->home = member;
 }
 
+/* A session that was remembered before any login has told where its context lies. */
+static void find_path(const xnat_request_t *xr)
+{
+    if (xb_table_path(xnat_table, xr->ref.slot) == XNAT_PATH_UNKNOWN) {
+        xb_table_set_path(xnat_table, xr->ref.slot, xnat_shm_path_above(xr->node_path));
+    }
+}
+
 int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *conf, char *url,
                       const char *proxyname, apr_port_t proxyport)
 {
@@ -315,6 +323,7 @@ int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *c
     }
     if (xr->entered) {
         xnat_elect_settle(xr, member);
+        find_path(xr);
     }
     else if (!xr->known && xnat_request_names_route(&xr->id, worker->s->route)) {
         xnat_request_remember(xr, member);

@@ -16,10 +16,11 @@ typedef struct {
     xnat_balancer_t *xb;
     xb_id_t id; /* that the client sent; whole.n == 0: none that the module follows */
     uint64_t tag;
-    xb_ref_t ref;      /* while `entered` */
-    bool entered;      /* counted in its session's word */
+    xb_ref_t ref; /* while `entered` */
+    bool entered; /* counted in its session's word */
     int64_t entered_us;
     bool known;        /* the table had its session when it came */
+    bool revived;      /* has asked once for its session's revival */
     bool foreign;      /* its session lives behind another balancer */
     bool wrapped;      /* our own run of the pre_request hooks is under way */
     bool learned;      /* the answer's head has been seen */
@@ -27,10 +28,10 @@ typedef struct {
     bool made_session; /* the answer opened a new session */
     unsigned attempts;
     unsigned rescued; /* member from which it has asked for its session's rescue */
-    unsigned home;   /* its session's, when this attempt was decided; only while `known` */
-    unsigned plan;   /* member that finder must choose; XB_MEMBER_NONE: elect */
-    unsigned member; /* member that it was sent to last; XB_MEMBER_NONE: none yet */
-    double credit;   /* bytes promised to `member` by the election */
+    unsigned home;    /* its session's, when this attempt was decided; only while `known` */
+    unsigned plan;    /* member that finder must choose; XB_MEMBER_NONE: elect */
+    unsigned member;  /* member that it was sent to last; XB_MEMBER_NONE: none yet */
+    double credit;    /* bytes promised to `member` by the election */
     apr_uint64_t bytes_in, bytes_out;
     xb_decision_t decision;
     const char *node_path;    /* path at the node, as sent */

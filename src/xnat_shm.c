@@ -95,8 +95,6 @@ static xnat_shm_t *make_segment(apr_pool_t *process, server_rec *s)
     if (rv == APR_SUCCESS) {
         rv = apr_generate_random_bytes((unsigned char *)&root->front, sizeof root->front);
     }
-    strcpy(root->path[0].text, "/");
-    root->path[0].state = 2;
     xb_members_init((xb_members_t *)(base + members_at), dim.children);
     if (rv != APR_SUCCESS || !xb_table_init(base + table_at, &dim)) {
         xnat_log_server(APLOG_EMERG, rv, s, XB(0102), "the session table could not be set up");
@@ -120,7 +118,8 @@ int xnat_shm_post_config(apr_pool_t *pconf, server_rec *s)
     }
     if (found) {
         xb_table_dim_t now = dimensions(s);
-        if (root->magic != MAGIC || root->version != LAYOUT) {
+        if (root->magic != MAGIC || root->version != LAYOUT ||
+            root->members_at != aligned(sizeof(xnat_shm_t))) {
             xnat_log_server(
                 APLOG_EMERG, 0, s, XB(0103),
                 "another version of the module left its shared memory here: stop and "
@@ -261,11 +260,12 @@ unsigned xnat_shm_path_above(const char *path)
 {
     unsigned best = XNAT_PATH_UNKNOWN;
     size_t most = 0;
-    for (unsigned i = 1; path && i < XNAT_PATHS_MAX; i++) {
+    for (unsigned i = 0; path && i < XNAT_PATHS_MAX; i++) {
         const xnat_shm_path_t *slot = &xnat_shm->path[i];
         size_t n = strlen(slot->text);
         if (__atomic_load_n((uint32_t *)&slot->state, __ATOMIC_ACQUIRE) == 2 && n > most &&
-            !strncmp(path, slot->text, n) && (!path[n] || strchr("/;?", path[n]))) {
+            !strncmp(path, slot->text, n) &&
+            (slot->text[n - 1] == '/' || !path[n] || strchr("/;?", path[n]))) {
             best = i;
             most = n;
         }

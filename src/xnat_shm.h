@@ -34,9 +34,9 @@ typedef struct {
     _Atomic int64_t front_us, front_told_us,
         beat_us; /* another front end seen, told; own beat */
     _Atomic uint32_t seq;
-    char host[256]; /* Host of the last new session if it was preserved, or empty */
+    char host[256];    /* Host of the last new session if it was preserved, or empty */
     bool host_is_ours; /* a ServerName or ServerAlias, not only what a client sent */
-    char proto[8];  /* its X-Forwarded-Proto, or empty */
+    char proto[8];     /* its X-Forwarded-Proto, or empty */
 } xnat_shm_balancer_t;
 
 /* Health of one memcached, found by the keyed hash of host:port. */
@@ -116,7 +116,7 @@ typedef struct {
     xnat_shm_balancer_t balancer[XNAT_BALANCERS_MAX];
     xnat_shm_store_t store[XNAT_STORES_MAX];
     xnat_shm_route_t route[XB_MEMBERS_MAX];
-    xnat_shm_path_t path[XNAT_PATHS_MAX]; /* [0] is "/" */
+    xnat_shm_path_t path[XNAT_PATHS_MAX];
 } xnat_shm_t;
 
 /* In this process; set in post_config, inherited by the children, good until exit. */

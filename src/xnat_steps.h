@@ -21,6 +21,7 @@ typedef struct {
     int64_t begun_us, deadline_us; /* the gate opens before its waiters give up */
     char old_text[XB_ID_MAX + 1], new_text[2 * XB_ID_MAX];
     xb_id_t old, fresh; /* inside the two texts */
+    bool barred;        /* the container asked the flush for a login first */
     bool named;         /* the flush's answer had the session's id */
     bool other_path;    /* an answer's id was for another Path than the session's */
     unsigned path;

@@ -28,7 +28,9 @@
 #define SETTLED_US (5 * SECOND_US)
 /* A node drains for so long before sessions that are never quiet are made to wait. */
 #define NEVER_QUIET_US (3 * SECOND_US)
-#define ABANDONED_GATE_US (60 * SECOND_US)
+/* A gate that a request has shut is seen to within milliseconds, or has been overlooked. */
+#define OVERLOOKED_US 300000
+#define TENDED 4096
 
 /* One balancer that wants something moved in this tick. */
 typedef struct {
@@ -441,10 +443,18 @@ static void meet_members(xnat_balancer_t *xb, void *ctx)
 
 /* ---- gates that were shut by others */
 
+/* Gates that this process has seen to lately; a slot that is overwritten is seen to again. */
+typedef struct {
+    uint32_t slot;
+    int64_t gated_us;
+} tended_t;
+static tended_t tended[TENDED];
+
 static void reopen(uint32_t slot)
 {
     unsigned token;
     if (xb_table_regate(xnat_table, slot, &token)) {
+        xb_table_touch(xnat_table, slot, xnat_now_us());
         xb_table_flag(xnat_table, slot, XB_SESSION_PARTIAL, 0);
         xb_table_abort(xnat_table, slot, token, 0);
     }
@@ -453,6 +463,7 @@ static void reopen(uint32_t slot)
 /* A gate without target was shut by a request; one with it by a mover that is lost. */
 static void see_to(uint32_t slot, const xb_view_t *v)
 {
+    tended[slot % TENDED] = (tended_t){slot, v->gated_us};
     xnat_balancer_t *xb = xnat_fleet_balancer(v->w.home);
     proxy_worker *home = xnat_fleet_worker(v->w.home);
     if (!xb || !xb->conf.nodes) {
@@ -490,13 +501,26 @@ void xnat_tick_serve(void)
     }
 }
 
-/* Gates that nobody tends: of a lost mover (older_than 0), or forgotten. */
-static void adopt_gates(int64_t now, int64_t older_than_us)
+/* Does nobody tend this gate? Jobs in hand open theirs before the requests that wait there give
+ * up. */
+static bool is_abandoned(uint32_t slot, const xb_view_t *v, int64_t now)
+{
+    const xnat_balancer_t *xb = xnat_fleet_balancer(v->w.home);
+    int64_t age_us = now - v->gated_us,
+            most = xb ? xb->conf.gate_timeout + SECOND_US : SECOND_US;
+    bool asked = v->target == XB_MEMBER_NONE || v->target == v->w.home;
+    bool known =
+        tended[slot % TENDED].slot == slot && tended[slot % TENDED].gated_us == v->gated_us;
+    return age_us > most || (asked && !known && age_us > OVERLOOKED_US);
+}
+
+/* all: of a lost mover, and whatever its requests have asked for. */
+static void adopt_gates(int64_t now, bool all)
 {
     for (uint32_t slot = 0; slot < xb_table_slots(xnat_table); slot++) {
         xb_view_t v;
         if (xb_table_view(xnat_table, slot, &v) && v.w.state == XB_MOVING &&
-            now - v.gated_us >= older_than_us) {
+            (all || is_abandoned(slot, &v, now))) {
             see_to(slot, &v);
         }
     }
@@ -507,7 +531,7 @@ void xnat_tick_begin(void)
     memset(draining_since_us, 0, sizeof draining_since_us);
     wanted_seen = __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
     xnat_config_each(meet_members, NULL);
-    adopt_gates(xnat_now_us(), 0);
+    adopt_gates(xnat_now_us(), true);
 }
 
 void xnat_tick_run(int64_t now)
@@ -516,7 +540,7 @@ void xnat_tick_run(int64_t now)
     if (now - children_us >= CHECK_CHILDREN_EVERY_US) {
         children_us = now;
         check_children();
-        adopt_gates(now, ABANDONED_GATE_US);
+        adopt_gates(now, false);
     }
     if (now - folded_us >= FOLD_EVERY_US) {
         folded_us = now;
