@@ -291,7 +291,7 @@ static xb_refusal_t identify(xnat_steps_t *m)
         return XB_NO_TOKEN;
     }
     m->life_s = XNAT_UNKNOWN_LIFE_S;
-    return m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe && xnat_keeps_copies(m->xb)
+    return m->path >= XNAT_PATHS_MAX && !m->xb->conf.probe && xnat_keeps_copies(m->xb)
                ? XB_NO_PATH
                : XB_REFUSALS;
 }

@@ -292,7 +292,7 @@ void xnat_request_remember(xnat_request_t *xr, unsigned member)
 /* A session that was remembered before any login has told where its context lies. */
 static void find_path(const xnat_request_t *xr)
 {
-    if (xb_table_path(xnat_table, xr->ref.slot) == XNAT_PATH_UNKNOWN) {
+    if (xb_table_path(xnat_table, xr->ref.slot) == XNAT_PATH_UNLEARNED) {
         xb_table_set_path(xnat_table, xr->ref.slot, xnat_shm_path_above(xr->node_path));
     }
 }

@@ -51,7 +51,7 @@ void xnat_request_say(xnat_request_t *xr, xb_decision_t decision, const char *re
 
 /* Is that the route of the id? False for no id. */
 bool xnat_request_names_route(const xb_id_t *id, const char *route);
-/* Index of the cookie path that its session probably has; XNAT_PATH_UNKNOWN: none is known. */
+/* Index of the cookie path that its session probably has; XNAT_PATH_UNLEARNED: none is known. */
 unsigned xnat_request_path(const xnat_request_t *xr);
 /* Makes an entry for a session that the table does not know, on the client's word, or enters
  * the one that another request has just made. */

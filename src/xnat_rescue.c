@@ -121,7 +121,7 @@ static bool is_known_dead(unsigned member, bool now_dead)
 static void try_flush(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer;
-    if (!m->from_worker || is_known_dead(m->from, false) || m->path == XNAT_PATH_UNKNOWN) {
+    if (!m->from_worker || is_known_dead(m->from, false) || m->path >= XNAT_PATHS_MAX) {
         return;
     }
     if (xnat_steps_head(m, m->from_worker, m->old_text, xnat_steps_left(m, FLUSH_US),
@@ -214,7 +214,7 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
     if (!choose(m, &fleet) && !(xnat_release_former(m) && choose(m, &fleet))) {
         return XB_NO_TARGET;
     }
-    if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {
+    if (m->path >= XNAT_PATHS_MAX && !m->xb->conf.probe) {
         return XB_NO_PATH;
     }
     try_flush(m);
@@ -246,7 +246,7 @@ bool xnat_rescue_revive(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer;
     m->fresh = m->old;
-    if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {
+    if (m->path >= XNAT_PATHS_MAX && !m->xb->conf.probe) {
         return true;
     }
     if (is_known_dead(m->from, false)) {

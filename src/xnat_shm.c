@@ -258,7 +258,7 @@ unsigned xnat_shm_path(xb_span_t path)
 
 unsigned xnat_shm_path_above(const char *path)
 {
-    unsigned best = XNAT_PATH_UNKNOWN;
+    unsigned best = XNAT_PATH_UNLEARNED;
     size_t most = 0;
     for (unsigned i = 0; path && i < XNAT_PATHS_MAX; i++) {
         const xnat_shm_path_t *slot = &xnat_shm->path[i];

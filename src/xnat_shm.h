@@ -18,7 +18,9 @@
 #define XNAT_BALANCERS_MAX 64
 #define XNAT_STORES_MAX 32
 #define XNAT_PATHS_MAX 32
-#define XNAT_PATH_UNKNOWN XNAT_PATHS_MAX /* as a session's path index */
+/* As a session's path index: the cookie's Path is not the node's; no cookie has been seen. */
+#define XNAT_PATH_UNKNOWN XNAT_PATHS_MAX
+#define XNAT_PATH_UNLEARNED (XNAT_PATHS_MAX + 1)
 #define XNAT_PATH_SIZE 128
 #define XNAT_RECENT 32
 #define XNAT_CHILDREN_MAX 4096
@@ -149,7 +151,7 @@ uint64_t xnat_tag(xb_span_t base);
 /* The digest that stands for a session in logs. */
 const char *xnat_digest(uint64_t tag, char out[XB_DIGEST_SIZE]);
 
-/* The longest known cookie path that leads to this URL path; XNAT_PATH_UNKNOWN: none. */
+/* The longest known cookie path that leads to this URL path; XNAT_PATH_UNLEARNED: none. */
 unsigned xnat_shm_path_above(const char *path);
 /* Asks the mover to see to a session whose gate was just shut. */
 void xnat_shm_want(uint32_t slot);

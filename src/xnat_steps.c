@@ -58,7 +58,7 @@ xnat_probe_rc_t xnat_steps_head(const xnat_steps_t *m, proxy_worker *worker, con
 {
     char path[XNAT_PATH_SIZE + 32], cookie[XB_ID_MAX + PROXY_BALANCER_MAX_STICKY_SIZE + 2];
     char host[256], proto[8];
-    const char *below = m->path != XNAT_PATH_UNKNOWN ? xnat_shm->path[m->path].text : "/";
+    const char *below = m->path < XNAT_PATHS_MAX ? xnat_shm->path[m->path].text : "/";
     front_of(m, host, proto);
     apr_snprintf(path, sizeof path, "%s%s" PROBE_NAME, below,
                  below[strlen(below) - 1] == '/' ? "" : "/");
@@ -89,7 +89,7 @@ bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *
             memcpy(text, cookie.value.p, cookie.value.n);
             text[cookie.value.n] = '\0';
             found = xnat_steps_parse(m, text, out);
-            m->other_path = m->path != XNAT_PATH_UNKNOWN &&
+            m->other_path = m->path < XNAT_PATHS_MAX &&
                             !is_text(cookie.path, xnat_shm->path[m->path].text);
         }
     }
