@@ -18,6 +18,7 @@ HTTPD_FLAGS  := $(shell $(APXS) -q EXTRA_CPPFLAGS 2>/dev/null) \
                           $(shell $(APXS) -q APR_INCLUDEDIR 2>/dev/null))
 LIBEXECDIR   ?= $(shell $(APXS) -q LIBEXECDIR)
 SYSCONFDIR   ?= $(shell $(APXS) -q SYSCONFDIR)
+SBINDIR      ?= $(shell $(APXS) -q SBINDIR)
 
 WARN := -Wall -Wextra -Wshadow -Wformat=2 -Werror
 BASE := $(WARN) -Isrc -MMD -MP -fPIC -fvisibility=hidden -pthread
@@ -46,7 +47,7 @@ all: $(B)/mod_xnat_balance.so
 
 help:
 	@echo 'make            build $(B)/mod_xnat_balance.so'
-	@echo 'make install    module and configuration, below DESTDIR; then: a2enmod xnat_balance'
+	@echo 'make install    module, configuration, xnat-balance-drain, below DESTDIR; then: a2enmod'
 	@echo 'make uninstall  take them away again'
 	@echo 'make check      get what is needed, build, run every test'
 	@echo 'make demo       a day at an XNAT site in a minute, on real Tomcats (docs/demo.md)'
@@ -102,13 +103,16 @@ controls: $(control_so)
 # ---- install: files only; no service is started, stopped or reloaded
 
 install: $(B)/mod_xnat_balance.so
-	install -d '$(DESTDIR)$(LIBEXECDIR)' '$(DESTDIR)$(SYSCONFDIR)/mods-available'
+	install -d '$(DESTDIR)$(LIBEXECDIR)' '$(DESTDIR)$(SYSCONFDIR)/mods-available' \
+	    '$(DESTDIR)$(SBINDIR)'
+	install -m 755 scripts/drain '$(DESTDIR)$(SBINDIR)/xnat-balance-drain'
 	install -m 644 $< '$(DESTDIR)$(LIBEXECDIR)/'
 	install -m 644 config/xnat_balance.load config/xnat_balance.conf \
 	    '$(DESTDIR)$(SYSCONFDIR)/mods-available/'
 
 uninstall: | have-apxs
 	rm -f '$(DESTDIR)$(LIBEXECDIR)/mod_xnat_balance.so'
+	rm -f '$(DESTDIR)$(SBINDIR)/xnat-balance-drain'
 	rm -f '$(DESTDIR)$(SYSCONFDIR)/mods-available/xnat_balance.load'
 	rm -f '$(DESTDIR)$(SYSCONFDIR)/mods-available/xnat_balance.conf'
 

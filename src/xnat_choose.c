@@ -18,8 +18,10 @@
 /* A session that does not leave its draining node is verified when it has been idle for so
  * long. */
 #define SETTLED_US (5 * SECOND_US)
-/* A node drains for so long before sessions that are never quiet are made to wait. */
+/* A node drains for so long before sessions that are never quiet are made to wait; if that was
+ * for nothing, their users are spared another try for a while. */
 #define NEVER_QUIET_US (3 * SECOND_US)
+#define SPARED_US (120 * SECOND_US)
 
 /* One balancer that wants something moved in this tick. */
 typedef struct {
@@ -56,12 +58,18 @@ static bool store_open(const xnat_balancer_t *xb, int64_t now)
     return false;
 }
 
+/* Disabled as well, it is about to be stopped: who came meanwhile is seen to. */
+static bool is_draining(const proxy_worker *w)
+{
+    return PROXY_WORKER_IS_DRAINING(w) &&
+           !PROXY_WORKER_IS(w, PROXY_WORKER_IN_ERROR | PROXY_WORKER_HC_FAIL);
+}
+
 static void plan_drains(plan_t *p, int64_t now)
 {
     for (unsigned i = 0; i < p->fleet.n; i++) {
         unsigned member = p->fleet.member[i];
-        bool drains = PROXY_WORKER_IS_DRAINING(p->fleet.worker[i]) &&
-                      p->fleet.load[i].flags & XB_LOAD_USABLE;
+        bool drains = is_draining(p->fleet.worker[i]);
         p->drains[i] = drains;
         p->fleet.load[i].sessions *=
             !drains; /* leaves anyway: not to be chosen as overloaded */
@@ -202,6 +210,13 @@ static void consider_verify(const plan_t *p, uint32_t slot, const xb_view_t *v, 
     }
 }
 
+/* Its last gate was to lead elsewhere, and did not. */
+static bool is_spared(const xb_view_t *v, int64_t now)
+{
+    return v->gated_us && now - v->gated_us < SPARED_US && v->target != XB_MEMBER_NONE &&
+           v->target != v->w.home;
+}
+
 /* A session of a draining member: it leaves at its next quiet moment, or is made quiet; one
  * that cannot leave, or need not, is verified. */
 static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigned at,
@@ -210,7 +225,8 @@ static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigne
     bool visited[XNAT_FLEET_MAX];
     unsigned free_left;
     bool quiet = is_quiet(p, v, now);
-    bool never_quiet = !quiet && now - draining_since_us[p->fleet.member[at]] > NEVER_QUIET_US;
+    bool never_quiet = !quiet && !is_spared(v, now) &&
+                       now - draining_since_us[p->fleet.member[at]] > NEVER_QUIET_US;
     if (!is_full_record(p, v) || now - v->last_us > ACTIVE_US) {
         consider_verify(p, slot, v, at, now);
         return;

@@ -11,11 +11,10 @@
 #include "xnat_mover.h"
 #include "xnat_rescue.h"
 
-/* After a refusal the session is left alone for this long; longer if it could not be made
- * quiet, since its user has waited for nothing. */
+/* After a refusal the session is left alone for this long; not if it could not be made quiet:
+ * that may come of itself. */
 #define BACK_OFF_US (10 * INT64_C(1000000))
 #define STORE_BACK_OFF_US (2 * INT64_C(1000000))
-#define NEVER_QUIET_BACK_OFF_US (120 * INT64_C(1000000))
 /* How long a busy session's requests may hold the shut gate. */
 #define QUIET_US (1 * INT64_C(1000000))
 /* After the last answer: what MSM was storing meanwhile, perhaps without that answer's write,
@@ -382,7 +381,7 @@ static int64_t back_off(const xnat_job_t *job, xb_refusal_t outcome)
     case XB_NO_LOCK:
         return STORE_BACK_OFF_US; /* says little of the session */
     case XB_NO_QUIET:
-        return NEVER_QUIET_BACK_OFF_US;
+        return 0;
     default:
         return BACK_OFF_US;
     }
