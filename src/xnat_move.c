@@ -200,14 +200,15 @@ static bool is_a_move(const xnat_steps_t *m)
            (m->job->kind != XNAT_JOB_REVIVE || m->to != m->from);
 }
 
-static void account(const xnat_steps_t *m)
+static void account(xnat_steps_t *m)
 {
     xb_member_t *from = &xnat_members->member[m->from];
-    xb_member_t *to = &xnat_members->member[m->to];
+    double bytes = m->promised != 0 ? m->promised : m->job->cost;
+    xnat_steps_promise(m, bytes);
+    m->promised = 0; /* kept */
+    __atomic_fetch_sub((int64_t *)&from->credit_bytes, (int64_t)bytes, __ATOMIC_RELAXED);
     xnat_count(&from->moved_out);
-    xnat_count(&to->moved_in);
-    __atomic_fetch_sub((int64_t *)&from->credit_bytes, (int64_t)m->job->cost, __ATOMIC_RELAXED);
-    __atomic_fetch_add((int64_t *)&to->credit_bytes, (int64_t)m->job->cost, __ATOMIC_RELAXED);
+    xnat_count(&xnat_members->member[m->to].moved_in);
     xnat_count(&xnat_shm->moves[m->job->reason]);
 }
 
@@ -433,6 +434,7 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
         give_up_home(&m);
     }
     if (outcome != XB_REFUSALS) {
+        xnat_steps_promise(&m, 0);
         xb_table_abort(xnat_table, job->slot, m.token, xnat_now_us() + back_off(job, outcome));
     }
     if (is_a_move(&m)) {

@@ -14,6 +14,24 @@
 /* Life of a moved marker beyond the session's own: the stale copy's background cycle. */
 #define STALE_MARGIN_S 120
 
+static void credit(unsigned member, double bytes)
+{
+    __atomic_fetch_add((int64_t *)&xnat_members->member[member].credit_bytes, (int64_t)bytes,
+                       __ATOMIC_RELAXED);
+}
+
+void xnat_steps_promise(xnat_steps_t *m, double bytes)
+{
+    if (m->promised != 0) {
+        credit(m->promised_to, -m->promised);
+    }
+    m->promised = bytes;
+    m->promised_to = m->to;
+    if (bytes != 0) {
+        credit(m->to, bytes);
+    }
+}
+
 int64_t xnat_steps_left(const xnat_steps_t *m, int64_t most)
 {
     int64_t rest = m->deadline_us - xnat_now_us();
@@ -89,8 +107,8 @@ bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *
             memcpy(text, cookie.value.p, cookie.value.n);
             text[cookie.value.n] = '\0';
             found = xnat_steps_parse(m, text, out);
-            m->other_path = m->path < XNAT_PATHS_MAX &&
-                            !is_text(cookie.path, xnat_shm->path[m->path].text);
+            m->other_path =
+                m->path < XNAT_PATHS_MAX && !is_text(cookie.path, xnat_shm->path[m->path].text);
         }
     }
     return found;
