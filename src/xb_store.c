@@ -345,16 +345,3 @@ xb_store_rc_t xb_store_set(xb_store_t *st, unsigned node, const char *key, const
     xb_store_reply_line(&reply, XB_REPLY_SET);
     return call(st, node, c, &reply, budget_us);
 }
-
-xb_store_rc_t xb_store_delete(xb_store_t *st, unsigned node, const char *key, int64_t budget_us)
-{
-    char text[XB_MSM_KEY_MAX + 16];
-    xb_store_reply_t reply;
-    command_t c = {text, 0};
-
-    if (key_length(key) == 0)
-        return XB_STORE_BADKEY;
-    c.n = (size_t)snprintf(text, sizeof text, "delete %s\r\n", key);
-    xb_store_reply_line(&reply, XB_REPLY_DELETE);
-    return call(st, node, c, &reply, budget_us);
-}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* memcached, seen through four verbs with one total deadline each. Plain text protocol over
- * non-blocking sockets, and only `get`, `set` and `delete`: the usual client library bounds
+/* memcached, seen through three verbs with one total deadline each. Plain text protocol over
+ * non-blocking sockets, and only `get` and `set`: the usual client library bounds
  * each read but not their sum (a server that trickles held it for five seconds), and its
  * "exists" is a write. A store belongs to one thread. Nothing here is called from a request. */
 #ifndef XB_STORE_H
@@ -67,9 +67,5 @@ xb_store_rc_t xb_store_which(xb_store_t *st, unsigned node, const char *const *k
 /* Stores a marker of ours (value under 200 bytes); ttl_s 1 to 30 days. FOUND = stored. */
 xb_store_rc_t xb_store_set(xb_store_t *st, unsigned node, const char *key, const char *value,
                            uint32_t ttl_s, int64_t budget_us);
-
-/* FOUND = it was there and is gone. */
-xb_store_rc_t xb_store_delete(xb_store_t *st, unsigned node, const char *key,
-                              int64_t budget_us);
 
 #endif

@@ -88,7 +88,7 @@ unsigned xb_table_repair(xb_table_t *t, int64_t bar_until_us);
 /* Pid in a living row, 0 if free or dead. */
 int32_t xb_table_child_pid(const xb_table_t *t, unsigned child);
 
-/* Request path. tag: keyed hash of balancer and base id, != 0. */
+/* Request path. tag: keyed hash of the base id, != 0. */
 xb_enter_t xb_table_enter(xb_table_t *t, unsigned child, uint64_t tag, int64_t now_us,
                           xb_ref_t *ref);
 

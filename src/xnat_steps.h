@@ -51,8 +51,6 @@ bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *
                       size_t size, xb_id_t *out);
 /* Writes the moved marker: the member's route. False: on no memcached. */
 bool xnat_steps_mark(const xnat_steps_t *m, unsigned member);
-/* Reads the header of the value under m->old without a word on whether it may move. */
-xb_refusal_t xnat_steps_read(xnat_steps_t *m);
 /* The id that the session has at m->to if it is taken over there; fills `fresh`. */
 bool xnat_steps_guess_fresh(xnat_steps_t *m);
 /* Rule BOTH, after a probe without proof: the keys say who has it; in doubt a living home does,
