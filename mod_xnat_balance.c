@@ -62,7 +62,6 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
 {
     xnat_shm_child_init(pchild, s);
     xnat_config_attach(pchild, s);
-    xnat_probe_child_init(pchild, s);
     xnat_mover_child_init(pchild, s);
 }
 

@@ -483,7 +483,7 @@ static bool has_room(void)
         room = room || !mine.in_work[i];
     }
     pthread_mutex_unlock(&mine.lock);
-    return room && xnat_mover_has_room();
+    return room && xnat_mover_has_room(false);
 }
 
 void xnat_release_tick(int64_t now)

@@ -142,15 +142,26 @@ static void clear_child(uint32_t row)
 {
     xb_members_clear_child(xnat_members, row);
     __atomic_store_n((uint32_t *)&xnat_shm->waiting[row], 0, __ATOMIC_RELAXED);
+    __atomic_store_n((uint32_t *)&xnat_shm->moving[row], 0, __ATOMIC_RELAXED);
+}
+
+static uint32_t sum_of(const _Atomic uint32_t *rows)
+{
+    uint32_t sum = 0;
+    for (uint32_t row = 0; row < xnat_shm->dim.children; row++) {
+        sum += __atomic_load_n((const uint32_t *)&rows[row], __ATOMIC_RELAXED);
+    }
+    return sum;
 }
 
 uint32_t xnat_shm_waiting(void)
 {
-    uint32_t sum = 0;
-    for (uint32_t row = 0; row < xnat_shm->dim.children; row++) {
-        sum += __atomic_load_n((uint32_t *)&xnat_shm->waiting[row], __ATOMIC_RELAXED);
-    }
-    return sum;
+    return sum_of(xnat_shm->waiting);
+}
+
+uint32_t xnat_shm_moving(void)
+{
+    return sum_of(xnat_shm->moving);
 }
 
 static apr_status_t child_leaves(void *unused)

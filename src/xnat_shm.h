@@ -87,8 +87,8 @@ typedef struct {
 
     _Atomic uint64_t lease; /* of the mover: child row + 1 << 48 | heartbeat in ms; 0: nobody */
     _Atomic int64_t lease_free_us; /* when it was last given up; 0: never */
-    _Atomic uint32_t movers_busy;
     _Atomic uint32_t waiting[XNAT_CHILDREN_MAX]; /* requests at gates, by child's row */
+    _Atomic uint32_t moving[XNAT_CHILDREN_MAX];  /* workers with a job in hand, likewise */
 
     _Atomic uint64_t decisions[XB_DECISIONS];
     _Atomic uint64_t moves[XB_MOVE_REASONS];
@@ -133,6 +133,8 @@ int xnat_shm_post_config(apr_pool_t *pconf, server_rec *s);
 void xnat_shm_child_init(apr_pool_t *pchild, server_rec *s);
 /* Requests at gates now, in all children. */
 uint32_t xnat_shm_waiting(void);
+/* Workers of movers with a job in hand, in all children. */
+uint32_t xnat_shm_moving(void);
 /* In the parent: child `pid` has ended. */
 void xnat_shm_child_exited(pid_t pid);
 

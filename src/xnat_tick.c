@@ -173,7 +173,7 @@ void xnat_tick_serve(void)
 {
     uint32_t slot;
     xb_view_t v;
-    while (xnat_mover_has_room() && xnat_shm_wanted(&wanted_seen, &slot)) {
+    while (xnat_mover_has_room(true) && xnat_shm_wanted(&wanted_seen, &slot)) {
         if (slot < xb_table_slots(xnat_table) && xb_table_view(xnat_table, slot, &v) &&
             v.w.state == XB_MOVING) {
             see_to(slot, &v);
