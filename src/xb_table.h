@@ -113,7 +113,8 @@ typedef enum {
 
 /* Makes an entry with one request in flight. flags: 0 (a full record: its Set-Cookie was just
  * seen), PARTIAL and/or UNPROVEN. path: index of the cookie's path in the caller's list, < 256.
- * The home counts as visited. *forgot: a living entry was displaced (say so in the log). */
+ * The home counts as visited. *forgot: a session was displaced that may live: not one that only a
+ * client has named, once (say so in the log). */
 xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span_t id,
                             unsigned home, unsigned flags, unsigned path, int64_t now_us,
                             xb_ref_t *ref, bool *forgot);
@@ -121,7 +122,8 @@ xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span
 /* The same for a session that nobody knows: nothing is in flight and its gate is shut without a
  * target, for the mover to find out where it lives before any request of it gets through. */
 xb_insert_t xb_table_insert_shut(xb_table_t *t, uint64_t tag, xb_span_t id, unsigned home,
-                                 unsigned flags, unsigned path, int64_t now_us, uint32_t *slot);
+                                 unsigned flags, unsigned path, int64_t now_us, uint32_t *slot,
+                                 bool *forgot);
 
 /* From an answer of a request that holds ref and is current: the newest id (false if not
  * current or too long), clears UNPROVEN. */
@@ -192,7 +194,8 @@ bool xb_table_id(xb_table_t *t, uint32_t slot, unsigned token, char id[XB_ID_MAX
 bool xb_table_id_of(xb_table_t *t, uint32_t slot, uint64_t tag, char id[XB_ID_MAX + 1],
                     unsigned *path);
 void xb_table_max_inactive(xb_table_t *t, uint32_t slot, unsigned token, uint32_t seconds);
-/* Commit: home := target, newest id, new epoch, gate open. False: the token was lost. */
+/* Commit: home := target, newest id, new epoch, gate open. False: the token was lost. What is
+ * unproven stays so: who has proof clears that flag himself. */
 bool xb_table_commit(xb_table_t *t, uint32_t slot, unsigned token, unsigned home, xb_span_t id,
                      int64_t now_us, int64_t bar_until_us);
 /* Abort: the home keeps it, gate open. */

@@ -248,7 +248,6 @@ bool xb_table_commit(xb_table_t *t, uint32_t slot, unsigned token, unsigned home
         xb_entry_visit_locked(e, home, now_us);
         xb_raise(&e->bar_until_us, bar_until_us);
         xb_raise(&e->last_us, now_us); /* the takeover was an access */
-        atomic_fetch_and(&e->flags, (uint8_t)~XB_SESSION_UNPROVEN);
         commit_locked(t, slot, home, id);
     }
     xb_table_unlock(t);

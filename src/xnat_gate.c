@@ -209,9 +209,12 @@ int xnat_gate_look_up(xnat_request_t *xr)
         return OK;
     }
     uint32_t slot;
+    bool forgot;
     xb_insert_t rc = xb_table_insert_shut(xnat_table, xr->tag, xr->id.whole, member,
                                           XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN,
-                                          xnat_request_path(xr), xnat_now_us(), &slot);
+                                          xnat_request_path(xr), xnat_now_us(), &slot,
+                                          &forgot);
+    xnat_request_forgot(xr, forgot);
     if (rc == XB_INSERT_NEW) {
         xnat_shm_want(slot);
     }

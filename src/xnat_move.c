@@ -223,7 +223,7 @@ static xb_refusal_t commit(xnat_steps_t *m)
             apr_sleep(MARK_AGAIN_US); /* until then it names the former home */
             xnat_steps_mark(m, m->to);
         }
-        xb_table_flag(xnat_table, m->job->slot, XB_SESSION_FRESH, 0);
+        xb_table_flag(xnat_table, m->job->slot, XB_SESSION_FRESH, XB_SESSION_UNPROVEN);
     }
     if (!xb_table_commit(xnat_table, m->job->slot, m->token, m->to, m->fresh.whole,
                          xnat_now_us(), 0)) {
@@ -265,15 +265,8 @@ static void remember(const xnat_steps_t *m, xb_refusal_t outcome)
 
 void xnat_move_refused(const xnat_job_t *job, xb_refusal_t why)
 {
-    int64_t now = xnat_now_us();
-    int64_t last =
-        __atomic_load_n((int64_t *)&xnat_shm->refusal_logged_us[why], __ATOMIC_RELAXED);
     xnat_count(&xnat_shm->refusals[why]);
-    if (last && now - last < 60 * INT64_C(1000000)) {
-        return;
-    }
-    if (__atomic_compare_exchange_n((int64_t *)&xnat_shm->refusal_logged_us[why], &last, now, 0,
-                                    __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    if (xnat_shm_may_tell(&xnat_shm->refusal_logged_us[why], XNAT_MINUTE_US)) {
         char digest[XB_DIGEST_SIZE];
         xnat_log_server(APLOG_NOTICE, 0, job->xb->server, XB(0302),
                         "session %s stays on %s, not moved to %s (%s): %s (told once a minute)",

@@ -94,15 +94,11 @@ static void note_session_locked(uint64_t tag, unsigned member, int64_t now)
     mine.tried[i].next_us = now + back_off_us(failures + 1);
 }
 
-static void tell_held(const xnat_job_t *job, xb_held_t held, int64_t now)
+static void tell_held(const xnat_job_t *job, xb_held_t held)
 {
     char digest[XB_DIGEST_SIZE];
-    int64_t last =
-        __atomic_load_n((int64_t *)&xnat_shm->held_logged_us[held], __ATOMIC_RELAXED);
     xnat_count(&xnat_shm->helds[held]);
-    if ((!last || now - last >= 60 * SECOND_US) &&
-        __atomic_compare_exchange_n((int64_t *)&xnat_shm->held_logged_us[held], &last, now, 0,
-                                    __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    if (xnat_shm_may_tell(&xnat_shm->held_logged_us[held], XNAT_MINUTE_US)) {
         xnat_log_server(
             APLOG_WARNING, 0, job->xb->server, XB(0330),
             "the stale copy of session %s at %s could not be expired: %s (told once "
@@ -134,7 +130,7 @@ static void settle(const xnat_job_t *job, int outcome)
     }
     pthread_mutex_unlock(&mine.lock);
     if (outcome < XB_HELDS) {
-        tell_held(job, (xb_held_t)outcome, now);
+        tell_held(job, (xb_held_t)outcome);
     }
     else if (outcome == XB_HELDS && job->kind != XNAT_JOB_TRY) {
         tell_released(job);

@@ -272,6 +272,20 @@ unsigned xnat_request_path(const xnat_request_t *xr)
     return xnat_shm_path_above(xr->node_path ? xr->node_path : path_of(xr->r->filename));
 }
 
+void xnat_request_forgot(const xnat_request_t *xr, bool forgot)
+{
+    if (!forgot) {
+        return;
+    }
+    __atomic_store_n((int64_t *)&xnat_shm->forgot_us, xnat_now_us(), __ATOMIC_RELAXED);
+    xnat_count(&xnat_shm->forgotten);
+    if (xnat_shm_may_tell(&xnat_shm->forgot_logged_us, 60 * XNAT_MINUTE_US)) {
+        xnat_log_server(APLOG_WARNING, 0, xr->r->server, XB(0203),
+                        "the table is full: living sessions are forgotten; raise " XNAT_SESSIONS
+                        " (told once an hour)");
+    }
+}
+
 void xnat_request_remember(xnat_request_t *xr, unsigned member)
 {
     bool forgot = false;
@@ -279,6 +293,7 @@ void xnat_request_remember(xnat_request_t *xr, unsigned member)
     xb_insert_t rc = xb_table_insert(xnat_table, (unsigned)xnat_child, xr->tag, xr->id.whole,
                                      member, XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN, path,
                                      xnat_now_us(), &xr->ref, &forgot);
+    xnat_request_forgot(xr, forgot);
     if (rc == XB_INSERT_EXISTS) {
         rc = xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, xnat_now_us(),
                             &xr->ref) == XB_ENTER_IN

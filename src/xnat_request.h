@@ -57,6 +57,10 @@ unsigned xnat_request_path(const xnat_request_t *xr);
  * the one that another request has just made. */
 void xnat_request_remember(xnat_request_t *xr, unsigned member);
 
+/* After an insert that displaced a session, which other requests may have to look up now: counts
+ * it and says so. */
+void xnat_request_forgot(const xnat_request_t *xr, bool forgot);
+
 int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_rec *r,
                      proxy_server_conf *conf, char **url);
 proxy_worker *xnat_request_finder(proxy_balancer *balancer, request_rec *r);

@@ -99,6 +99,9 @@ xb_refusal_t xnat_rescue_look_up(xnat_steps_t *m)
     int preferred = xnat_fleet_position(&fleet, m->from);
     int owner = position_of_owner(m, &fleet, preferred);
     xnat_count(owner == -2 ? &xnat_shm->not_looked_up : &xnat_shm->looked_up);
+    if (owner >= 0) { /* memcached knows it, not only its client */
+        xb_table_flag(xnat_table, m->job->slot, 0, XB_SESSION_UNPROVEN);
+    }
     go_on_at(m, &fleet, (unsigned)(owner >= 0 ? owner : preferred >= 0 ? preferred : 0));
     return owner >= 0 && owner != preferred ? XB_REFUSALS : XB_NO_TOKEN;
 }
@@ -198,16 +201,26 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
     return true;
 }
 
-static xb_refusal_t tell_lost(const xnat_steps_t *m, int owner)
+/* Nobody has it. Its requests go on together, but its entry is no longer worth that of a session
+ * that lives. What only a client has named is none that was lost. */
+static void lose(const xnat_steps_t *m)
 {
+    xb_view_t v;
     char digest[XB_DIGEST_SIZE];
-    if (owner == -1) {
-        xnat_count(&xnat_shm->lost);
+    if (!xb_table_view(xnat_table, m->job->slot, &v) || v.flags & XB_SESSION_UNPROVEN) {
+        return;
+    }
+    xb_table_flag(xnat_table, m->job->slot, XB_SESSION_UNPROVEN, 0);
+    xnat_count(&xnat_shm->lost);
+    if (xnat_shm_may_tell(&xnat_shm->lost_logged_us, XNAT_MINUTE_US)) {
+        /* One event, one line: the refusal has been told with it. */
+        __atomic_store_n((int64_t *)&xnat_shm->refusal_logged_us[XB_NO_MARKER], xnat_now_us(),
+                         __ATOMIC_RELAXED);
         xnat_log_server(APLOG_WARNING, 0, m->xb->server, XB(0304),
-                        "session %s of %s is not in memcached: its user has to log in again",
+                        "session %s of %s is not in memcached: its user has to log in again "
+                        "(told once a minute)",
                         xnat_digest(m->job->tag, digest), xnat_shm->route[m->from].route);
     }
-    return owner == -1 ? XB_NO_MARKER : XB_NO_STORE;
 }
 
 xb_refusal_t xnat_rescue(xnat_steps_t *m)
@@ -222,8 +235,12 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
     }
     try_flush(m);
     if (!find_stored(m, &fleet, &owner)) {
+        if (owner == -1) {
+            lose(m);
+            return XB_NO_MARKER;
+        }
         if (owner < 0) {
-            return tell_lost(m, owner);
+            return XB_NO_STORE;
         }
         go_on_at(m, &fleet, (unsigned)owner);
         return XB_REFUSALS;

@@ -321,6 +321,14 @@ bool xnat_shm_wanted(uint64_t *seen, uint32_t *slot)
     return false;
 }
 
+bool xnat_shm_may_tell(_Atomic int64_t *last_us, int64_t every_us)
+{
+    int64_t now = xnat_now_us(), last = __atomic_load_n((int64_t *)last_us, __ATOMIC_RELAXED);
+    return (!last || now - last >= every_us) &&
+           __atomic_compare_exchange_n((int64_t *)last_us, &last, now, 0, __ATOMIC_RELAXED,
+                                       __ATOMIC_RELAXED);
+}
+
 void xnat_shm_recent(const xnat_shm_recent_t *move)
 {
     uint64_t n = __atomic_fetch_add((uint64_t *)&xnat_shm->recent_next, 1, __ATOMIC_RELAXED);

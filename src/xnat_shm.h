@@ -27,6 +27,7 @@
 /* An answer that did not come whole: Tomcat may still work on it for so long. */
 #define XNAT_BROKEN_US (30 * INT64_C(1000000))
 #define XNAT_WANTED 4096
+#define XNAT_MINUTE_US (60 * INT64_C(1000000))
 
 /* What the mover must know of a balancer's traffic to imitate it; text is written once per
  * change by requests, guarded by `seq` (odd: being written). */
@@ -106,6 +107,7 @@ typedef struct {
     _Atomic uint64_t looked_up, not_looked_up;  /* unknown sessions */
     _Atomic uint64_t released, helds[XB_HELDS]; /* stale copies expired; those that were not */
     _Atomic int64_t held_logged_us[XB_HELDS];   /* one line per class and minute */
+    _Atomic int64_t lost_logged_us, forgot_logged_us;
     xb_bucket_t lookups;                        /* rate of those */
     _Atomic int64_t forgot_us; /* when the table last forgot a session that had moved */
 
@@ -159,6 +161,10 @@ unsigned xnat_shm_path_above(const char *path);
 void xnat_shm_want(uint32_t slot);
 /* Mover only: the next one that was asked for; *seen = how far it has read. False: none. */
 bool xnat_shm_wanted(uint64_t *seen, uint32_t *slot);
+
+/* A line of the log that is not to come more often: at most one caller in that time, of all
+ * processes, may write it. */
+bool xnat_shm_may_tell(_Atomic int64_t *last_us, int64_t every_us);
 
 /* Remembers an ended move in the ring. */
 void xnat_shm_recent(const xnat_shm_recent_t *move);

@@ -323,6 +323,20 @@ static int displaced(unsigned flags, bool *forgot)
     return -1;
 }
 
+static void test_unproven_commit(void)
+{
+    unsigned token;
+    bool forgot;
+    fill();
+    xb_table_flag(table, slot_of(5), XB_SESSION_UNPROVEN, 0);
+    ok(gate(slot_of(5), 2, false, &token) &&
+           xb_table_commit(table, slot_of(5), token, 2, (xb_span_t){"5.2", 3}, now, 0),
+       "an unproven one is at home elsewhere now");
+    ok(view(slot_of(5)).flags & XB_SESSION_UNPROVEN, "which proves nothing");
+    is_int(displaced(XB_SESSION_UNPROVEN, &forgot), 5, "and it is forgotten first");
+    end("unproven commit");
+}
+
 static void test_order(void)
 {
     static const unsigned made_again[] = {0, XB_SESSION_PARTIAL};
@@ -336,6 +350,9 @@ static void test_order(void)
     xb_table_flag(table, slot_of(3), XB_SESSION_CROWDED, 0);
     xb_table_flag(table, slot_of(10), XB_SESSION_UNPROVEN, 0);
     xb_table_flag(table, slot_of(9), XB_SESSION_UNPROVEN, 0);
+    xb_ref_t twice;
+    is_int(enter(nth_tag(10), &twice), XB_ENTER_IN, "10 comes twice");
+    leave(&twice);
     ok(gate(slot_of(12), 2, false, &token), "12 is gated");
     xb_table_max_inactive(table, slot_of(12), token, 10);
     ok(xb_table_abort(table, slot_of(12), token, 0), "and not moved");
@@ -349,8 +366,9 @@ static void test_order(void)
     is_int(slot_of(14), XB_SLOT_NONE, "an ended session is forgotten with its last answer");
     is_int(displaced(0, &forgot), -1, "so its slot was free");
     is_int(displaced(0, &forgot), 9, "then the unproven ones, longest idle first");
-    ok(forgot, "which is told");
+    ok(!forgot, "which is no loss if it came once");
     is_int(displaced(XB_SESSION_UNPROVEN, &forgot), 10, "by an unproven one, too");
+    ok(forgot, "which is told if it came twice");
     is_int(displaced(XB_SESSION_UNPROVEN, &forgot), -2, "but it never displaces a proven one");
     for (unsigned i = 0; i < 2; i++)
         is_int(displaced(made_again[i], &forgot), 4 + (int)i,
@@ -451,13 +469,16 @@ static void test_made_shut(void)
     char text[XB_ID_MAX + 1], id[XB_ID_MAX + 1];
     unsigned flags = XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN, token, path;
     uint32_t slot, again;
+    bool forgot;
     xb_ref_t ref;
     xb_view_t v;
 
     begin(64, 1, 8);
-    is_int(xb_table_insert_shut(table, 7, make_id(text, 7, 1), 5, flags, 3, now, &slot),
+    is_int(xb_table_insert_shut(table, 7, make_id(text, 7, 1), 5, flags, 3, now, &slot,
+                                &forgot),
            XB_INSERT_NEW, "made");
-    is_int(xb_table_insert_shut(table, 7, make_id(text, 7, 1), 6, flags, 3, now, &again),
+    is_int(xb_table_insert_shut(table, 7, make_id(text, 7, 1), 6, flags, 3, now, &again,
+                                &forgot),
            XB_INSERT_EXISTS, "made once");
     ok(xb_table_view(table, slot, &v) && v.w.state == XB_MOVING && v.w.inflight == 0 &&
            v.w.home == 5 && v.target == XB_MEMBER_NONE && v.gated_us == now,
@@ -483,6 +504,7 @@ int main(void)
     test_fence();
     test_visits();
     test_children();
+    test_unproven_commit();
     test_order();
     test_ended();
     test_ended_elsewhere();
