@@ -39,29 +39,44 @@ static bool name_at(const xnat_steps_t *m, const xnat_fleet_t *f, unsigned at, c
     return n > 0 && (size_t)n < size - 1 && n <= XB_ID_MAX;
 }
 
+/* Is the session stored under the route of one of the members from *next on, as many as one
+ * question takes? *found is set to such a position; the preferred one is not replaced. False:
+ * nobody can tell. */
+static bool ask_for_keys(const xnat_steps_t *m, const xnat_fleet_t *f, int preferred,
+                         unsigned *next, int *found)
+{
+    char text[XB_STORE_KEYS_MAX][XB_ID_MAX + 2];
+    const char *ids[XB_STORE_KEYS_MAX];
+    unsigned n = 0, at[XB_STORE_KEYS_MAX];
+    uint32_t mask = 0;
+    for (; *next < f->n && n < XB_STORE_KEYS_MAX; ++*next) {
+        if (*f->worker[*next]->s->route && name_at(m, f, *next, text[n], sizeof text[n])) {
+            ids[n] = text[n];
+            at[n++] = *next;
+        }
+    }
+    if (n > 0 && !xnat_move_which(m->hands, m->xb, &m->old, ids, n, &mask)) {
+        return false;
+    }
+    for (unsigned k = 0; k < n; k++) {
+        if (mask >> k & 1 && (*found < 0 || (int)at[k] == preferred)) {
+            *found = (int)at[k];
+        }
+    }
+    return true;
+}
+
 /* Rule ANYKEY: position of a member under whose route the session is stored; the preferred one
  * if that is among them. -1: nowhere, -2: nobody can tell. */
 static int position_of_key(const xnat_steps_t *m, const xnat_fleet_t *f, int preferred)
 {
-    char text[32][XB_ID_MAX + 2];
-    const char *ids[32];
-    unsigned n = 0, at[32];
-    uint32_t mask;
-    for (unsigned i = 0; i < f->n && n < 32; i++) {
-        if (*f->worker[i]->s->route && name_at(m, f, i, text[n], sizeof text[n])) {
-            ids[n] = text[n];
-            at[n++] = i;
-        }
-    }
-    if (!xnat_move_which(m->hands, m->xb, &m->old, ids, n, &mask)) {
-        return -2;
-    }
+    unsigned next = 0;
     int found = -1;
-    for (unsigned k = 0; k < n; k++) {
-        if (mask >> k & 1 && (found < 0 || (int)at[k] == preferred)) {
-            found = (int)at[k];
+    do {
+        if (!ask_for_keys(m, f, preferred, &next, &found)) {
+            return -2;
         }
-    }
+    } while (next < f->n);
     return found;
 }
 
