@@ -58,6 +58,7 @@ help:
 	@echo 'make fuzz-replay / fuzz   replay the corpora / fuzz each parser for FUZZ_SECONDS'
 	@echo 'make tomcat     the real Tomcat of the tests, into $(B)/tomcat'
 	@echo 'make model      check the model of the protocol with Spin'
+	@echo 'make mutants    leave out each rule of the protocol: does a test notice?'
 	@echo 'make asan       the module with ASan+UBSan, for XB_ASAN=1 prove ...'
 	@echo 'make clean      remove $(B)/'
 
@@ -83,23 +84,30 @@ $(B)/$(1)/glue/%.o: %.c | have-apxs
 endef
 $(foreach f,plain asan tsan,$(eval $(call flavour,$(f))))
 
-# Control builds without a rule of the move protocol (src/xb_rule.h): t/713-controls.t shows what each
-# rule prevents. Only the files that know of the rules differ.
+# Control builds without a rule of the move protocol (src/xb_rule.h): t/713-controls.t shows what some
+# of them prevent, t/mutants that a test notices each. Only the files that know of the rules differ.
 CONTROLS := 1 2 8 12 16 256
-ruled    := $(shell grep -l xb_rule.h src/xnat_*.c)
-control_obj = $(patsubst src/%.c,$(B)/control/$(1)/%.o,$(ruled)) \
-    $(filter-out $(patsubst src/%.c,$(B)/plain/glue/%.o,$(ruled)),$(call glue_obj,plain)) \
-    $(call core_obj,plain)
+RULES    := $(shell sed -n 's/^ *XB_RULE_[A-Z0-9]* = \([0-9]*\).*/\1/p' src/xb_rule.h)
+ruled    := $(shell grep -l xb_rule.h src/*.c)
+control_core = $(patsubst src/%.c,$(B)/control/$(1)/%.o,$(filter src/xb_%,$(ruled))) \
+    $(filter-out $(patsubst src/%.c,$(B)/plain/core/%.o,$(ruled)),$(call core_obj,plain))
+control_glue = $(patsubst src/%.c,$(B)/control/$(1)/%.o,$(filter src/xnat_%,$(ruled))) \
+    $(filter-out $(patsubst src/%.c,$(B)/plain/glue/%.o,$(ruled)),$(call glue_obj,plain))
 control_so := $(CONTROLS:%=$(B)/control/%/mod_xnat_balance.so)
 
 define control
-$(B)/control/$(1)/%.o: src/%.c | have-apxs
+$(B)/control/$(1)/xb_%.o: src/xb_%.c | have-cc
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS) -DXB_LEAVE_OUT=$(1) $$(CORE) -c -o $$@ $$<
+$(B)/control/$(1)/xnat_%.o: src/xnat_%.c | have-apxs
 	@mkdir -p $$(@D)
 	$$(CC) $$(CFLAGS) -DXB_LEAVE_OUT=$(1) $$(GLUE) -c -o $$@ $$<
-$(B)/control/$(1)/mod_xnat_balance.so: $(call control_obj,$(1))
+$(B)/control/$(1)/mod_xnat_balance.so: $(call control_glue,$(1)) $(call control_core,$(1))
 	$$(CC) -shared $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(LIBS)
+$(B)/control/$(1)/%_test: t/unit/%_test.c $(call control_core,$(1))
+	$$(CC) $$(CFLAGS) $$(CORE) -It/unit -MF $$@.d -o $$@ $$(filter %.c %.o,$$^) $$(LIBS)
 endef
-$(foreach n,$(CONTROLS),$(eval $(call control,$(n))))
+$(foreach n,$(sort $(CONTROLS) $(RULES)),$(eval $(call control,$(n))))
 controls: $(control_so)
 
 # ---- install: files only; no service is started, stopped or reloaded
@@ -170,6 +178,9 @@ fuzz: $(fuzzers)
 model: | have-spin
 	t/model/run
 
+mutants: all tests
+	t/mutants
+
 # ---- demo
 
 demo demo-up:
@@ -206,4 +217,4 @@ clean:
 .SECONDARY:
 .DELETE_ON_ERROR:
 .PHONY: all help asan controls install uninstall check tests tomcat unit fuzz-replay fuzz model \
-    clean demo demo-up demo-down have-cc have-apxs have-clang have-spin
+    mutants clean demo demo-up demo-down have-cc have-apxs have-clang have-spin

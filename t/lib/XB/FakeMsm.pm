@@ -23,6 +23,8 @@
 #   error deaf                     500 or 404 as if no session had been named
 #   late                           no answer; takes over after ms, when nobody waits any more
 #   mute                           takes over, never answers
+#   gap                            no answer; has loaded the session, and does the rest when it is
+#                                  well again
 #   other-base other-route         takes over under another id, in Set-Cookie and in memcached
 #   no-cookie other-path           takes over, but Set-Cookie says so
 #   keeps                          takes over, but the old key stays
@@ -332,6 +334,9 @@ sub _take_over ($self, $req, $conn, $id, $trick)
     my $lost = !defined $own || ($how eq 'renames' && $self->route_of($id) eq 'xnat-balance');
     return $conn->respond(404, [], '') if $lost;
     my $was = $id;
+    while ($how eq 'gap' && defined $taken && $self->_take('tricks')) {
+        $conn->pause(0.01);
+    }
     if ($how eq 'renames' && $own eq $id) {
         my ($other) = grep { $_ ne $self->node_of($id) } sort keys %{$self->{store}};
         $own = $id =~ s/-\w+\./-$other./r;
