@@ -108,7 +108,15 @@ $(B)/control/$(1)/%_test: t/unit/%_test.c $(call control_core,$(1))
 	$$(CC) $$(CFLAGS) $$(CORE) -It/unit -MF $$@.d -o $$@ $$(filter %.c %.o,$$^) $$(LIBS)
 endef
 $(foreach n,$(sort $(CONTROLS) $(RULES)),$(eval $(call control,$(n))))
-controls: $(control_so)
+controls: $(control_so) $(B)/layout/mod_xnat_balance.so
+
+# A module whose shared memory is of another layout: t/603-layout.t.
+$(B)/layout/xnat_shm.o: src/xnat_shm.c | have-apxs
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DXNAT_LAYOUT=999u $(GLUE) -c -o $@ $<
+$(B)/layout/mod_xnat_balance.so: $(B)/layout/xnat_shm.o \
+    $(filter-out %/xnat_shm.o,$(call glue_obj,plain)) $(call core_obj,plain)
+	$(CC) -shared $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # ---- install: files only; no service is started, stopped or reloaded
 

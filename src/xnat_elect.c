@@ -151,13 +151,21 @@ static proxy_worker *elect_unknown(xnat_request_t *xr, const xnat_fleet_t *fleet
     return home >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[home]) ? fleet->worker[home] : w;
 }
 
+/* Without shared memory of ours. */
+static int has_fewer(proxy_worker *current, proxy_worker *best, void *baton)
+{
+    (void)baton;
+    return !best || current->s->elected * (apr_size_t)best->s->lbfactor <
+                        best->s->elected * (apr_size_t)current->s->lbfactor;
+}
+
 proxy_worker *xnat_request_finder(proxy_balancer *balancer, request_rec *r)
 {
     xnat_request_t *xr = xnat_request_of(r);
     xnat_balancer_t *xb = balancer->context;
     xnat_fleet_t fleet;
     if (!xb || !xnat_shm) {
-        return NULL;
+        return ap_proxy_balancer_get_best_worker(balancer, r, has_fewer, NULL);
     }
     xnat_fleet_snapshot(xb, true, xnat_now_us(), &fleet);
     if (!xr) {

@@ -19,7 +19,10 @@
 #include <sys/mman.h>
 
 #define MAGIC 0x584e415442414c31ull /* "XNATBAL1" */
-#define LAYOUT 5u
+/* Grows with every change of what lies in the segment. */
+#ifndef XNAT_LAYOUT
+#define XNAT_LAYOUT 6u
+#endif
 #define USERDATA "mod_xnat_balance segment"
 
 xnat_shm_t *xnat_shm;
@@ -85,7 +88,7 @@ static xnat_shm_t *make_segment(apr_pool_t *process, server_rec *s)
 
     xnat_shm_t *root = (xnat_shm_t *)base;
     root->magic = MAGIC;
-    root->version = LAYOUT;
+    root->version = XNAT_LAYOUT;
     root->size = table_at + table_size;
     root->dim = dim;
     root->members_at = members_at;
@@ -118,13 +121,14 @@ int xnat_shm_post_config(apr_pool_t *pconf, server_rec *s)
     }
     if (found) {
         xb_table_dim_t now = dimensions(s);
-        if (root->magic != MAGIC || root->version != LAYOUT ||
+        if (root->magic != MAGIC || root->version != XNAT_LAYOUT ||
             root->members_at != aligned(sizeof(xnat_shm_t))) {
             xnat_log_server(
-                APLOG_EMERG, 0, s, XB(0103),
-                "another version of the module left its shared memory here: stop and "
-                "start httpd, a graceful restart is not enough");
-            return HTTP_INTERNAL_SERVER_ERROR;
+                APLOG_CRIT, 0, s, XB(0103),
+                "another version of the module left its shared memory here: stop "
+                "and start httpd. Until then new sessions are elected by the number "
+                "of requests, and nothing moves");
+            return OK; /* xnat_shm stays NULL: every hook declines */
         }
         if (now.sessions != root->dim.sessions) {
             xnat_log_server(APLOG_WARNING, 0, s, XB(0104),

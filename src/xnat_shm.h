@@ -87,7 +87,7 @@ typedef struct {
     int64_t started_us;
 
     _Atomic uint64_t lease; /* of the mover: child row + 1 << 48 | heartbeat in ms; 0: nobody */
-    _Atomic int64_t lease_free_us; /* when it was last given up; 0: never */
+    _Atomic int64_t lease_free_us;               /* when it was last given up; 0: never */
     _Atomic uint32_t waiting[XNAT_CHILDREN_MAX]; /* requests at gates, by child's row */
     _Atomic uint32_t moving[XNAT_CHILDREN_MAX];  /* workers with a job in hand, likewise */
 
@@ -108,7 +108,7 @@ typedef struct {
     _Atomic uint64_t released, helds[XB_HELDS]; /* stale copies expired; those that were not */
     _Atomic int64_t held_logged_us[XB_HELDS];   /* one line per class and minute */
     _Atomic int64_t lost_logged_us, forgot_logged_us;
-    xb_bucket_t lookups;                        /* rate of those */
+    xb_bucket_t lookups;       /* rate of those */
     _Atomic int64_t forgot_us; /* when the table last forgot a session that had moved */
 
     /* Sessions whose gate a request has shut: slot + 1, 0 once the mover has taken it. A ring;
@@ -123,7 +123,8 @@ typedef struct {
     xnat_shm_path_t path[XNAT_PATHS_MAX];
 } xnat_shm_t;
 
-/* In this process; set in post_config, inherited by the children, good until exit. */
+/* In this process; NULL if another version's segment stands in the way (XB0103). Set in
+ * post_config, inherited by the children, good until exit. */
 extern xnat_shm_t *xnat_shm;
 extern xb_members_t *xnat_members;
 extern xb_table_t *xnat_table;
