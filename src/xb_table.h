@@ -137,6 +137,11 @@ unsigned xb_table_flag(xb_table_t *t, uint32_t slot, unsigned set, unsigned clea
 unsigned xb_table_rehome(xb_table_t *t, uint32_t slot, unsigned from, unsigned to,
                          int64_t now_us);
 
+/* Back: home := to if the word is still `seen`, so that no other request has come since then. */
+bool xb_table_return(xb_table_t *t, uint32_t slot, uint64_t seen, unsigned to, int64_t now_us);
+/* The newest id. False: not known, or the slot is free. */
+bool xb_table_newest(xb_table_t *t, uint32_t slot, char id[XB_ID_MAX + 1]);
+
 /* Rule SENT: something of this session may have been sent to the member. */
 void xb_table_visit(xb_table_t *t, uint32_t slot, unsigned member, int64_t now_us);
 /* The copy at this member is gone for certain (released, restarted). */

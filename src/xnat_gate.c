@@ -55,8 +55,8 @@ static int refuse(xnat_request_t *xr, const char *reason, _Atomic uint64_t *coun
  * asked without further ado. */
 static bool is_tended(const xnat_balancer_t *xb)
 {
-    return xb->conf.nodes && xnat_keeps_copies(xb) && xb->conf.move != XNAT_MOVE_OFF &&
-           xb->conf.move != XNAT_MOVE_DRYRUN && xnat_mover_heartbeat_age_ms() < MOVER_LOST_MS;
+    return xnat_moves(xb) && xnat_keeps_copies(xb) &&
+           xnat_mover_heartbeat_age_ms() < MOVER_LOST_MS;
 }
 
 /* One of the session's requests gets through here; the others find the gate shut. The target

@@ -144,7 +144,7 @@ static xnat_request_t *begin(request_rec *r, xnat_balancer_t *xb, const char *ur
     xnat_request_t *xr = apr_pcalloc(r->pool, sizeof *xr);
     xr->r = r;
     xr->xb = xb;
-    xr->plan = xr->member = xr->rescued = XB_MEMBER_NONE;
+    xr->plan = xr->member = xr->rescued = xr->stand_in = XB_MEMBER_NONE;
     xr->entered_us = xnat_now_us();
     find_id(xr, url);
     ap_set_module_config(r->request_config, &xnat_balance_module, xr);
@@ -221,6 +221,7 @@ static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balanc
         }
         home = xr->known ? xr->ref.home : home;
     }
+    home = xnat_elect_return(xr, home);
     xr->home = home;
     bool named = home >= XB_MEMBERS_MAX ||
                  xnat_request_names_route(&xr->id, xnat_shm->route[home].route);

@@ -27,6 +27,7 @@ typedef struct {
     bool said_way;     /* XNAT_BALANCE_FROM and _TO are set */
     bool made_session; /* the answer opened a new session */
     unsigned attempts;
+    unsigned stand_in; /* home that it has left to go back to its own; XB_MEMBER_NONE */
     unsigned rescued; /* member from which it has asked for its session's rescue */
     unsigned home;    /* its session's, when this attempt was decided; only while `known` */
     unsigned plan;    /* member that finder must choose; XB_MEMBER_NONE: elect */

@@ -464,6 +464,28 @@ static void test_full(void)
     end("full");
 }
 
+static void test_return(void)
+{
+    char text[XB_ID_MAX + 1], id[XB_ID_MAX + 1];
+    xb_ref_t a, b;
+    begin(64, 1, 8);
+    uint32_t slot = idle_session(7, 1, 0);
+    is_int(enter(7, &a), XB_ENTER_IN, "a request");
+    is_int(xb_table_rehome(table, slot, 1, 2, now), 2, "at a stand-in");
+    uint64_t seen = view(slot).word;
+    is_int(enter(7, &b), XB_ENTER_IN, "another one");
+    ok(!xb_table_return(table, slot, seen, 1, now), "it does not go back under that");
+    leave(&b);
+    ok(xb_table_return(table, slot, view(slot).word, 1, now), "but then");
+    is_int(view(slot).w.home, 1, "it is home");
+    is_int(view(slot).visited_count, 2, "and has been at both");
+    ok(xb_table_learn(table, &a, make_id(text, 7, 9), -1) && xb_table_newest(table, slot, id) &&
+           !strcmp(id, text),
+       "the newest id");
+    leave(&a);
+    end("return");
+}
+
 static void test_made_shut(void)
 {
     char text[XB_ID_MAX + 1], id[XB_ID_MAX + 1];
@@ -496,6 +518,7 @@ static void test_made_shut(void)
 
 int main(void)
 {
+    test_return();
     test_made_shut();
     test_size();
     test_requests();
