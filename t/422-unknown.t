@@ -144,7 +144,7 @@ subtest 'a flood of invented ids' => sub {
     note(sprintf '%d invented ids in %.1f s: %d looked up, %d not, %d gets; 90 %% of real requests '
         . 'in %.1f ms, before in %.1f ms', $sent, $seconds, @$s{qw(looked_up not_looked_up)}, $gets,
         1000 * $busy, 1000 * $calm);
-    cmp_ok $sent, '>', 1.2 * $s->{looked_up}, 'more ids than are looked up';
+    ok $sent <= 1.2 * $most || $s->{not_looked_up}, 'not all are looked up, if there are many';
     cmp_ok $s->{looked_up}, '<=', $most, 'look-ups are bounded';
     cmp_ok $gets, '<=', 5 * $most, '... and what memcached is asked';
     cmp_ok $s->{not_looked_up} + $s->{looked_up}, '>=', $sent - 1, 'the others are counted';
