@@ -7,6 +7,7 @@
 #include "xb_rule.h"
 #include "xnat_fleet.h"
 #include "xnat_front.h"
+#include "xnat_health.h"
 #include "xnat_log.h"
 #include "xnat_mover.h"
 #include "xnat_release.h"
@@ -101,6 +102,16 @@ static bool others_bar(xnat_balancer_t *xb, int64_t now)
     return !xnat_front_is_alone(xb, now);
 }
 
+/* A node that has just failed to answer the mover is no target. */
+static void bar_silent(plan_t *p)
+{
+    for (unsigned i = 0; i < p->fleet.n; i++) {
+        if (xnat_health_is_silent(p->fleet.member[i])) {
+            p->fleet.load[i].flags &= ~(unsigned)XB_LOAD_NEW;
+        }
+    }
+}
+
 static void plan_balancer(xnat_balancer_t *xb, void *ctx)
 {
     int64_t now = *(int64_t *)ctx;
@@ -115,6 +126,7 @@ static void plan_balancer(xnat_balancer_t *xb, void *ctx)
     p->xb = xb;
     p->draining = p->overloaded = p->found = false;
     xnat_fleet_snapshot(xb, false, now, &p->fleet);
+    bar_silent(p);
     p->cost = xb_policy_session_cost(p->fleet.load, p->fleet.n);
     p->cost = p->cost > 0 ? p->cost : xb->decay.request_cost; /* none counted yet */
     plan_drains(p, now);

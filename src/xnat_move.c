@@ -7,6 +7,7 @@
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
 #include "xnat_front.h"
+#include "xnat_health.h"
 #include "xnat_log.h"
 #include "xnat_mover.h"
 #include "xnat_rescue.h"
@@ -351,6 +352,10 @@ static xb_refusal_t carry_out(xnat_steps_t *m, xb_refusal_t known)
     if (known != XB_REFUSALS) {
         return known;
     }
+    if (m->job->kind == XNAT_JOB_MOVE &&
+        (xnat_health_is_silent(m->to) || xnat_steps_ready(m) != XB_REFUSALS)) {
+        return XB_NO_READY;
+    }
     if (m->job->wait_for_quiet && !wait_for_quiet(m)) {
         return XB_NO_QUIET;
     }
@@ -373,6 +378,7 @@ static int64_t back_off(const xnat_job_t *job, xb_refusal_t outcome)
     case XB_NO_STORE:
     case XB_NO_STORE_LATE:
     case XB_NO_LOCK:
+    case XB_NO_READY:
         return STORE_BACK_OFF_US; /* says little of the session */
     case XB_NO_QUIET:
         return 0;

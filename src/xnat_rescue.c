@@ -7,15 +7,15 @@
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
 #include "xnat_fleet.h"
+#include "xnat_health.h"
 #include "xnat_log.h"
 #include "xnat_release.h"
 
 /* Targets that are tried before the session is given to the best one unproved. */
 #define TRIES 3
 /* A home that is only marked in error may still answer a flush, quickly; one that did not is
- * not asked again for this long. */
+ * not asked again for a while. */
 #define FLUSH_US 300000
-#define DEAD_US (5 * INT64_C(1000000))
 
 /* ---- who has it */
 
@@ -123,23 +123,12 @@ xb_refusal_t xnat_rescue_look_up(xnat_steps_t *m)
 
 /* ---- lost homes */
 
-static bool is_known_dead(unsigned member, bool now_dead)
-{
-    static int64_t
-        dead_us[XB_MEMBERS_MAX]; /* a worker's guess may overwrite another's: as good */
-    if (now_dead) {
-        __atomic_store_n(&dead_us[member], xnat_now_us(), __ATOMIC_RELAXED);
-    }
-    int64_t at = __atomic_load_n(&dead_us[member], __ATOMIC_RELAXED);
-    return at && xnat_now_us() - at < DEAD_US;
-}
-
 /* A member that is disabled, or in error by mistake, lives: what it has not stored yet is
  * stored by a flush, as for a voluntary move. */
 static void try_flush(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer;
-    if (!m->from_worker || is_known_dead(m->from, false) || m->path >= XNAT_PATHS_MAX) {
+    if (!m->from_worker || xnat_health_is_silent(m->from) || m->path >= XNAT_PATHS_MAX) {
         return;
     }
     if (xnat_steps_head(m, m->from_worker, m->old_text, xnat_steps_left(m, FLUSH_US),
@@ -147,7 +136,7 @@ static void try_flush(xnat_steps_t *m)
         apr_sleep(5000);
     }
     else {
-        is_known_dead(m->from, true);
+        xnat_health_silent(m->from);
     }
 }
 
@@ -166,7 +155,7 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
     }
     xnat_fleet_visited(f, &v, xnat_now_us(), visited);
     for (unsigned i = 0; i < f->n; i++) {
-        barred[i] = visited[i] || is_known_dead(f->member[i], false);
+        barred[i] = visited[i] || xnat_health_is_silent(f->member[i]);
     }
     unsigned from = home >= 0 ? (unsigned)home : f->n;
     int to = xb_policy_target(f->load, f->n, from, barred, &free_left);
@@ -265,10 +254,10 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
     xb_refusal_t why = XB_NO_TARGET;
     for (int i = 0; i < TRIES && (i == 0 || choose(m, &fleet)); i++) {
         why = xnat_steps_take_over(m);
-        if (why != XB_NO_PROBE && why != XB_NO_PROBE_LATE) {
+        if (why != XB_NO_READY && why != XB_NO_PROBE && why != XB_NO_PROBE_LATE) {
             break;
         }
-        is_known_dead(m->to, true);
+        xnat_health_silent(m->to);
     }
     return why;
 }
@@ -285,7 +274,7 @@ bool xnat_rescue_revive(xnat_steps_t *m)
     if (m->path >= XNAT_PATHS_MAX && !m->xb->conf.probe) {
         return true;
     }
-    if (is_known_dead(m->from, false)) {
+    if (xnat_health_is_silent(m->from)) {
         return false;
     }
     xb_table_visit(xnat_table, m->job->slot, m->from, xnat_now_us());
@@ -293,7 +282,7 @@ bool xnat_rescue_revive(xnat_steps_t *m)
         xnat_steps_head(m, m->from_worker, m->old_text,
                         xnat_steps_left(m, m->xb->conf.gate_timeout / 3), &answer);
     if (rc != XNAT_PROBE_ANSWERED) {
-        is_known_dead(m->from, true);
+        xnat_health_silent(m->from);
         return false;
     }
     xnat_count(&xnat_shm->revived);

@@ -6,11 +6,15 @@
 
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
+#include "xnat_fleet.h"
+#include "xnat_health.h"
 
 #define PROBE_NAME "_xnat_balance_probe"
 /* How long the proof's keys may take to show: MSM stores after it has answered, some
  * milliseconds later, and much later on a starved machine. */
 #define PROOF_US 2000000
+/* A well node answers a HEAD for a page that it does not have within milliseconds. */
+#define READY_US 500000
 /* Life of a moved marker beyond the session's own: the stale copy's background cycle. */
 #define STALE_MARGIN_S 120
 
@@ -71,6 +75,12 @@ static void front_of(const xnat_steps_t *m, char host[256], char proto[8])
     } while (before != after && !(after & 1));
 }
 
+/* 503: an application that is stopped, or not started yet. */
+static bool is_well(xnat_probe_rc_t rc, const xnat_probe_answer_t *answer)
+{
+    return rc == XNAT_PROBE_ANSWERED && answer->status != HTTP_SERVICE_UNAVAILABLE;
+}
+
 xnat_probe_rc_t xnat_steps_head(const xnat_steps_t *m, proxy_worker *worker, const char *id,
                                 apr_interval_time_t budget, xnat_probe_answer_t *answer)
 {
@@ -80,7 +90,9 @@ xnat_probe_rc_t xnat_steps_head(const xnat_steps_t *m, proxy_worker *worker, con
     front_of(m, host, proto);
     apr_snprintf(path, sizeof path, "%s%s" PROBE_NAME, below,
                  below[strlen(below) - 1] == '/' ? "" : "/");
-    apr_snprintf(cookie, sizeof cookie, "%s=%s", m->xb->balancer->s->sticky, id);
+    if (id) {
+        apr_snprintf(cookie, sizeof cookie, "%s=%s", m->xb->balancer->s->sticky, id);
+    }
     xnat_probe_request_t req = {
         .server = m->xb->server,
         .conf = m->xb->proxy,
@@ -88,11 +100,19 @@ xnat_probe_rc_t xnat_steps_head(const xnat_steps_t *m, proxy_worker *worker, con
         .worker = worker,
         .path = m->xb->conf.probe ? m->xb->conf.probe : path,
         .host = *host ? host : NULL,
-        .cookie = cookie,
+        .cookie = id ? cookie : NULL,
         .forwarded_proto = *proto ? proto : NULL,
         .budget = budget,
     };
-    return xnat_probe_head(m->hands->probe, &req, answer);
+    xnat_probe_rc_t rc = xnat_probe_head(m->hands->probe, &req, answer);
+    unsigned member = xnat_fleet_member(m->xb->balancer, worker);
+    if (is_well(rc, answer)) {
+        xnat_health_answered(member);
+    }
+    else {
+        xnat_health_doubt(member);
+    }
+    return rc;
 }
 
 bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *text,
@@ -186,9 +206,33 @@ static bool is_untouched(xnat_steps_t *m)
            xnat_move_keys(m->hands, m->xb, &m->old, &m->fresh) == XNAT_KEYS_OLD;
 }
 
+/* Rule 7. A node whose port is open before its applications are would take the session's HEAD
+ * and answer too late, or take the session over when nobody looks any more. */
+xb_refusal_t xnat_steps_ready(const xnat_steps_t *m)
+{
+    xnat_probe_answer_t answer;
+    int64_t gate = m->xb->conf.gate_timeout, most = gate / 4 < READY_US ? gate / 4 : READY_US;
+    if (xnat_health_is_well(m->to)) {
+        return XB_REFUSALS;
+    }
+    if (xnat_health_is_silent(m->to)) { /* asked again for want of a better one */
+        most = gate / 3;
+    }
+    if (is_well(xnat_steps_head(m, m->to_worker, NULL, xnat_steps_left(m, most), &answer),
+                &answer)) {
+        return XB_REFUSALS;
+    }
+    xnat_health_silent(m->to);
+    return XB_NO_READY;
+}
+
 xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer = {0};
+    xb_refusal_t ready = xnat_steps_ready(m);
+    if (ready != XB_REFUSALS) {
+        return ready;
+    }
     /* With another lbmethod by now requests no longer heed the gate. */
     if (!xnat_steps_is_ours(m) || !xnat_balancer_of(m->xb->balancer)) {
         return XB_NO_TOKEN;

@@ -44,7 +44,7 @@ bool xnat_steps_is_ours(const xnat_steps_t *m);
 /* Splits an id that must have a route. */
 bool xnat_steps_parse(const xnat_steps_t *m, const char *text, xb_id_t *out);
 
-/* One HEAD with an id of the session, at a path that no servlet serves. */
+/* One HEAD with an id of the session, or NULL, at a path that no servlet serves. */
 xnat_probe_rc_t xnat_steps_head(const xnat_steps_t *m, proxy_worker *worker, const char *id,
                                 apr_interval_time_t budget, xnat_probe_answer_t *answer);
 /* The session's id in an answer's cookies. False: it set none, or one that is not an id. */
@@ -57,6 +57,8 @@ bool xnat_steps_guess_fresh(xnat_steps_t *m);
 /* Rule BOTH, after a probe without proof: the keys say who has it; in doubt a living home does,
  * and the session makes no further voluntary move. */
 bool xnat_steps_taken_unseen(xnat_steps_t *m);
+/* Is the target known to answer? Else asks it, without cookie. XB_REFUSALS: it answers. */
+xb_refusal_t xnat_steps_ready(const xnat_steps_t *m);
 /* Visit, probe and proof at m->to. XB_REFUSALS: taken over. */
 xb_refusal_t xnat_steps_take_over(xnat_steps_t *m);
 /* Rule SAMEID: the answer names the same session at the target; fills `fresh`. */

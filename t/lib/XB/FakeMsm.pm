@@ -18,6 +18,7 @@
 #   $n->misbehave('hang', for => $id, ms => 300)   # at the module's HEADs; without for: of all
 #   $n->behave                                     # well again
 # How:
+#   starting                       no answer, not even to a HEAD without a session
 #   hang drop                      no answer (ms: none within so long, then as usual)
 #   slow                           ms later, as usual
 #   error deaf                     500 or 404 as if no session had been named
@@ -236,6 +237,11 @@ sub _answer ($self, $req, $conn)
     my $id = $req->{cookies}{JSESSIONID};
     my ($word) = $req->{path} =~ m{(\w+)$};
     return $self->_login($req, $conn) if ($word // '') eq 'login';
+    if ($req->{method} eq 'HEAD' && (($self->_take('tricks') // {})->{'*'}{how} // '') eq 'starting') {
+        $self->_look($req, $id) if defined $id && $id =~ $ID;
+        $conn->until_closed;
+        return $conn->{close} = 1;
+    }
     return 0 if !defined $id || $id !~ $ID;
     return $self->_head($req, $conn, $id) if _is_probe($req);
     return $self->_use($req, $conn, $id, $word // '');
