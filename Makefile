@@ -18,8 +18,11 @@ HTTPD_FLAGS  := $(shell $(APXS) -q EXTRA_CPPFLAGS 2>/dev/null) \
                           $(shell $(APXS) -q APR_INCLUDEDIR 2>/dev/null))
 LIBEXECDIR   ?= $(shell $(APXS) -q LIBEXECDIR)
 SYSCONFDIR   ?= $(shell $(APXS) -q SYSCONFDIR)
+SBINDIR      ?= $(shell $(APXS) -q SBINDIR)
 
-WARN := -Wall -Wextra -Wshadow -Wformat=2 -Werror
+# Warnings are errors where the tests run; a newer compiler's must not stop a user's build.
+WERROR ?=
+WARN := -Wall -Wextra -Wshadow -Wformat=2 $(WERROR)
 BASE := $(WARN) -Isrc -MMD -MP -fPIC -fvisibility=hidden -pthread
 # The core sees libc only: it is compiled without httpd's include paths, so a slip does not compile.
 CORE := -std=c11 -D_GNU_SOURCE $(BASE)
@@ -46,7 +49,7 @@ all: $(B)/mod_xnat_balance.so
 
 help:
 	@echo 'make            build $(B)/mod_xnat_balance.so'
-	@echo 'make install    module and configuration, below DESTDIR; then: a2enmod xnat_balance'
+	@echo 'make install    module, configuration, xnat-balance-drain, below DESTDIR; then: a2enmod'
 	@echo 'make uninstall  take them away again'
 	@echo 'make check      get what is needed, build, run every test'
 	@echo 'make demo       a day at an XNAT site in a minute, on real Tomcats (docs/demo.md)'
@@ -55,6 +58,7 @@ help:
 	@echo 'make fuzz-replay / fuzz   replay the corpora / fuzz each parser for FUZZ_SECONDS'
 	@echo 'make tomcat     the real Tomcat of the tests, into $(B)/tomcat'
 	@echo 'make model      check the model of the protocol with Spin'
+	@echo 'make mutants    leave out each rule of the protocol: does a test notice?'
 	@echo 'make asan       the module with ASan+UBSan, for XB_ASAN=1 prove ...'
 	@echo 'make clean      remove $(B)/'
 
@@ -80,35 +84,54 @@ $(B)/$(1)/glue/%.o: %.c | have-apxs
 endef
 $(foreach f,plain asan tsan,$(eval $(call flavour,$(f))))
 
-# Control builds without a rule of the move protocol (src/xb_rule.h): t/713-controls.t shows what each
-# rule prevents. Only the files that know of the rules differ.
+# Control builds without a rule of the move protocol (src/xb_rule.h): t/713-controls.t shows what some
+# of them prevent, t/mutants that a test notices each. Only the files that know of the rules differ.
 CONTROLS := 1 2 8 12 16 256
-ruled    := $(shell grep -l xb_rule.h src/xnat_*.c)
-control_obj = $(patsubst src/%.c,$(B)/control/$(1)/%.o,$(ruled)) \
-    $(filter-out $(patsubst src/%.c,$(B)/plain/glue/%.o,$(ruled)),$(call glue_obj,plain)) \
-    $(call core_obj,plain)
+RULES    := $(shell sed -n 's/^ *XB_RULE_[A-Z0-9]* = \([0-9]*\).*/\1/p' src/xb_rule.h)
+ruled    := $(shell grep -l xb_rule.h src/*.c)
+control_core = $(patsubst src/%.c,$(B)/control/$(1)/%.o,$(filter src/xb_%,$(ruled))) \
+    $(filter-out $(patsubst src/%.c,$(B)/plain/core/%.o,$(ruled)),$(call core_obj,plain))
+control_glue = $(patsubst src/%.c,$(B)/control/$(1)/%.o,$(filter src/xnat_%,$(ruled))) \
+    $(filter-out $(patsubst src/%.c,$(B)/plain/glue/%.o,$(ruled)),$(call glue_obj,plain))
 control_so := $(CONTROLS:%=$(B)/control/%/mod_xnat_balance.so)
 
 define control
-$(B)/control/$(1)/%.o: src/%.c | have-apxs
+$(B)/control/$(1)/xb_%.o: src/xb_%.c | have-cc
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS) -DXB_LEAVE_OUT=$(1) $$(CORE) -c -o $$@ $$<
+$(B)/control/$(1)/xnat_%.o: src/xnat_%.c | have-apxs
 	@mkdir -p $$(@D)
 	$$(CC) $$(CFLAGS) -DXB_LEAVE_OUT=$(1) $$(GLUE) -c -o $$@ $$<
-$(B)/control/$(1)/mod_xnat_balance.so: $(call control_obj,$(1))
+$(B)/control/$(1)/mod_xnat_balance.so: $(call control_glue,$(1)) $(call control_core,$(1))
 	$$(CC) -shared $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(LIBS)
+$(B)/control/$(1)/%_test: t/unit/%_test.c $(call control_core,$(1))
+	$$(CC) $$(CFLAGS) $$(CORE) -It/unit -MF $$@.d -o $$@ $$(filter %.c %.o,$$^) $$(LIBS)
 endef
-$(foreach n,$(CONTROLS),$(eval $(call control,$(n))))
-controls: $(control_so)
+$(foreach n,$(sort $(CONTROLS) $(RULES)),$(eval $(call control,$(n))))
+controls: $(control_so) $(B)/layout/mod_xnat_balance.so
+
+# A module whose shared memory is of another layout: t/603-layout.t.
+$(B)/layout/xnat_shm.o: src/xnat_shm.c | have-apxs
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DXNAT_LAYOUT=999u $(GLUE) -c -o $@ $<
+$(B)/layout/mod_xnat_balance.so: $(B)/layout/xnat_shm.o \
+    $(filter-out %/xnat_shm.o,$(call glue_obj,plain)) $(call core_obj,plain)
+	$(CC) -shared $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # ---- install: files only; no service is started, stopped or reloaded
 
 install: $(B)/mod_xnat_balance.so
-	install -d '$(DESTDIR)$(LIBEXECDIR)' '$(DESTDIR)$(SYSCONFDIR)/mods-available'
+	install -d '$(DESTDIR)$(LIBEXECDIR)' '$(DESTDIR)$(SYSCONFDIR)/mods-available' \
+	    '$(DESTDIR)$(SBINDIR)'
+	install -m 755 scripts/drain '$(DESTDIR)$(SBINDIR)/xnat-balance-drain'
 	install -m 644 $< '$(DESTDIR)$(LIBEXECDIR)/'
-	install -m 644 config/xnat_balance.load config/xnat_balance.conf \
-	    '$(DESTDIR)$(SYSCONFDIR)/mods-available/'
+	sed 's|/usr/lib/apache2/modules|$(LIBEXECDIR)|' config/xnat_balance.load \
+	    >'$(DESTDIR)$(SYSCONFDIR)/mods-available/xnat_balance.load'
+	install -m 644 config/xnat_balance.conf '$(DESTDIR)$(SYSCONFDIR)/mods-available/'
 
 uninstall: | have-apxs
 	rm -f '$(DESTDIR)$(LIBEXECDIR)/mod_xnat_balance.so'
+	rm -f '$(DESTDIR)$(SBINDIR)/xnat-balance-drain'
 	rm -f '$(DESTDIR)$(SYSCONFDIR)/mods-available/xnat_balance.load'
 	rm -f '$(DESTDIR)$(SYSCONFDIR)/mods-available/xnat_balance.conf'
 
@@ -116,7 +139,7 @@ uninstall: | have-apxs
 
 check:
 	scripts/deps check
-	+$(MAKE) all tests controls tomcat
+	+$(MAKE) WERROR=-Werror all tests controls tomcat
 	$(PROVE) -j$(JOBS) -It/lib t/*.t $(sort $(unit_bin) $(replay))
 
 tests: $(unit_bin) $(replay)
@@ -163,6 +186,9 @@ fuzz: $(fuzzers)
 model: | have-spin
 	t/model/run
 
+mutants: all tests
+	t/mutants
+
 # ---- demo
 
 demo demo-up:
@@ -199,4 +225,4 @@ clean:
 .SECONDARY:
 .DELETE_ON_ERROR:
 .PHONY: all help asan controls install uninstall check tests tomcat unit fuzz-replay fuzz model \
-    clean have-cc have-apxs have-clang have-spin
+    mutants clean demo demo-up demo-down have-cc have-apxs have-clang have-spin

@@ -60,9 +60,11 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
 /* In each child, after mod_proxy_balancer has found its shared records there. */
 static void child_init(apr_pool_t *pchild, server_rec *s)
 {
+    if (!xnat_shm) {
+        return;
+    }
     xnat_shm_child_init(pchild, s);
     xnat_config_attach(pchild, s);
-    xnat_probe_child_init(pchild, s);
     xnat_mover_child_init(pchild, s);
 }
 

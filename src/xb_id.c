@@ -140,22 +140,6 @@ size_t xb_id_mask_url(char *url, const char *name)
     return changed;
 }
 
-size_t xb_id_mask_cookie(char *header, const char *name)
-{
-    size_t len = strlen(name), changed = 0;
-    char mask = mask_byte(name);
-
-    if (len == 0 || !mask)
-        return 0;
-    for (char *p = strstr(header, name); p; p = strstr(p + 1, name)) {
-        if (cookie_starts(header, p) && *skip_space(p + len) == '=') {
-            *p = mask;
-            changed++;
-        }
-    }
-    return changed;
-}
-
 static xb_span_t trim(xb_span_t s)
 {
     for (; s.n && (*s.p == ' ' || *s.p == '\t'); s.p++)

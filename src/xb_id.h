@@ -40,10 +40,9 @@ bool xb_id_in_url(const char *url, const char *name, bool scolon, xb_span_t *val
  * (merged) Cookie header. False: none. */
 bool xb_id_in_cookie(const char *header, const char *name, xb_span_t *value);
 
-/* Makes every place where the two functions above could find `name` unfindable, in place, same
- * length, URL-legal bytes only. Returns the number of places changed. */
+/* Makes every place where xb_id_in_url could find `name` unfindable, in place, same length,
+ * URL-legal bytes only. Returns the number of places changed. */
 size_t xb_id_mask_url(char *url, const char *name);
-size_t xb_id_mask_cookie(char *header, const char *name);
 
 /* What a Set-Cookie header says of the session cookie `name`. */
 typedef struct {

@@ -30,6 +30,7 @@ static const char *const refusals[XB_REFUSALS] = {
     [XB_NO_PATH] = "cookie-path-unknown",
     [XB_NO_FLUSH] = "flush-failed",
     [XB_NO_RENAMED] = "renamed-by-home",
+    [XB_NO_READY] = "target-not-ready",
     [XB_NO_PROBE] = "probe-failed",
     [XB_NO_PROBE_LATE] = "probe-late",
     [XB_NO_PROOF_COOKIE] = "no-proof-in-cookie",

@@ -36,6 +36,7 @@ typedef enum {
     XB_NO_PATH,       /* below which path the node expects the session's cookie is not known */
     XB_NO_FLUSH,      /* the home did not answer the flush */
     XB_NO_RENAMED,    /* the home gave the session another id while it was flushed */
+    XB_NO_READY,      /* the target did not answer a HEAD without cookie: nothing was sent to it */
     XB_NO_PROBE,      /* the target refused or broke the takeover probe */
     XB_NO_PROBE_LATE, /* the target did not answer it in time */
     XB_NO_PROOF_COOKIE, /* the target's answer did not take the session over */

@@ -306,6 +306,8 @@ xb_store_rc_t xb_store_get(xb_store_t *st, unsigned node, const char *key, void 
 
     xb_store_reply_get(&reply, &key, 1, buf, cap);
     rc = get(st, node, &reply, budget_us);
+    if (rc == XB_STORE_LATE && reply.got == cap && reply.total > cap)
+        rc = XB_STORE_FOUND; /* all that was wanted came in time; the connection is closed */
     *got = rc == XB_STORE_FOUND ? reply.got : 0;
     *total = rc == XB_STORE_FOUND ? reply.total : 0;
     return rc;
@@ -341,18 +343,5 @@ xb_store_rc_t xb_store_set(xb_store_t *st, unsigned node, const char *key, const
     c.n = (size_t)snprintf(text, sizeof text, "set %s 0 %u %zu\r\n%s\r\n", key, ttl_s, len,
                            value);
     xb_store_reply_line(&reply, XB_REPLY_SET);
-    return call(st, node, c, &reply, budget_us);
-}
-
-xb_store_rc_t xb_store_delete(xb_store_t *st, unsigned node, const char *key, int64_t budget_us)
-{
-    char text[XB_MSM_KEY_MAX + 16];
-    xb_store_reply_t reply;
-    command_t c = {text, 0};
-
-    if (key_length(key) == 0)
-        return XB_STORE_BADKEY;
-    c.n = (size_t)snprintf(text, sizeof text, "delete %s\r\n", key);
-    xb_store_reply_line(&reply, XB_REPLY_DELETE);
     return call(st, node, c, &reply, budget_us);
 }

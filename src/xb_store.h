@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* memcached, seen through four verbs with one total deadline each. Plain text protocol over
- * non-blocking sockets, and only `get`, `set` and `delete`: the usual client library bounds
+/* memcached, seen through three verbs with one total deadline each. Plain text protocol over
+ * non-blocking sockets, and only `get` and `set`: the usual client library bounds
  * each read but not their sum (a server that trickles held it for five seconds), and its
  * "exists" is a write. A store belongs to one thread. Nothing here is called from a request. */
 #ifndef XB_STORE_H
@@ -55,7 +55,8 @@ void xb_store_look_up(xb_store_t *st);
  * included. Keys have 1 to 250 bytes, none of them a blank, a control character or DEL. */
 
 /* Reads up to `cap` bytes of the value; *got = bytes kept, *total = length of the whole value.
- * What exceeds cap is read and thrown away within the deadline. */
+ * What exceeds cap is read and thrown away within the deadline, or the
+ * connection is closed then. */
 xb_store_rc_t xb_store_get(xb_store_t *st, unsigned node, const char *key, void *buf,
                            size_t cap, size_t *got, size_t *total, int64_t budget_us);
 
@@ -66,9 +67,5 @@ xb_store_rc_t xb_store_which(xb_store_t *st, unsigned node, const char *const *k
 /* Stores a marker of ours (value under 200 bytes); ttl_s 1 to 30 days. FOUND = stored. */
 xb_store_rc_t xb_store_set(xb_store_t *st, unsigned node, const char *key, const char *value,
                            uint32_t ttl_s, int64_t budget_us);
-
-/* FOUND = it was there and is gone. */
-xb_store_rc_t xb_store_delete(xb_store_t *st, unsigned node, const char *key,
-                              int64_t budget_us);
 
 #endif

@@ -89,12 +89,6 @@ static xb_reply_rc_t whole_line(xb_store_reply_t *r)
         if (line_is(r, "STORED"))
             return XB_REPLY_FOUND;
         break;
-    case XB_REPLY_DELETE:
-        if (line_is(r, "DELETED"))
-            return XB_REPLY_FOUND;
-        if (line_is(r, "NOT_FOUND"))
-            return XB_REPLY_ABSENT;
-        break;
     }
     return XB_REPLY_BAD; /* ERROR, SERVER_ERROR, CLIENT_ERROR, or no memcached at all */
 }

@@ -15,7 +15,7 @@
 
 typedef enum { XB_REPLY_MORE, XB_REPLY_FOUND, XB_REPLY_ABSENT, XB_REPLY_BAD } xb_reply_rc_t;
 
-typedef enum { XB_REPLY_GET, XB_REPLY_SET, XB_REPLY_DELETE } xb_reply_verb_t;
+typedef enum { XB_REPLY_GET, XB_REPLY_SET } xb_reply_verb_t;
 
 typedef struct {
     xb_reply_verb_t verb;

@@ -132,6 +132,21 @@ uint32_t xb_table_find(const xb_table_t *t, uint64_t tag)
     return XB_SLOT_NONE;
 }
 
+unsigned xb_table_path(const xb_table_t *t, uint32_t slot)
+{
+    return atomic_load_explicit(&xb_table_entry(t, slot)->path, memory_order_relaxed);
+}
+
+void xb_table_set_path(xb_table_t *t, uint32_t slot, unsigned path)
+{
+    atomic_store(&xb_table_entry(t, slot)->path, (uint8_t)path);
+}
+
+void xb_table_touch(xb_table_t *t, uint32_t slot, int64_t now_us)
+{
+    xb_raise(&xb_table_entry(t, slot)->last_us, now_us);
+}
+
 unsigned xb_table_home(const xb_table_t *t, uint32_t slot)
 {
     xb_word_t w = xb_entry_word(xb_table_entry(t, slot));
@@ -276,9 +291,11 @@ static uint32_t make_room_locked(xb_table_t *t, uint64_t tag, unsigned flags, in
         uint32_t slot = victim(t, tag, now_us, &r, &w);
         if (slot == XB_SLOT_NONE || r > limit)
             break;
+        /* An id that came once may have been made up. */
+        bool used = atomic_load(&xb_table_entry(t, slot)->requests) > 1;
         if (!forget_locked(t, slot, w))
             continue; /* a request came in */
-        *forgot = r >= RANK_UNPROVEN;
+        *forgot = r == RANK_PROVEN || (r == RANK_UNPROVEN && used);
         return slot;
     }
     return XB_SLOT_NONE;
@@ -380,16 +397,17 @@ xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span
 }
 
 xb_insert_t xb_table_insert_shut(xb_table_t *t, uint64_t tag, xb_span_t id, unsigned home,
-                                 unsigned flags, unsigned path, int64_t now_us, uint32_t *slot)
+                                 unsigned flags, unsigned path, int64_t now_us, uint32_t *slot,
+                                 bool *forgot)
 {
-    bool forgot;
+    *forgot = false;
     xb_insert_t result = XB_INSERT_FULL;
     if (id.n > XB_ID_MAX || path > UINT8_MAX || !xb_table_lock(t))
         return XB_INSERT_FULL;
     if (xb_table_find(t, tag) != XB_SLOT_NONE)
         result = XB_INSERT_EXISTS;
     else if ((*slot = free_slot(t, tag)) != XB_SLOT_NONE ||
-             (*slot = make_room_locked(t, tag, flags, now_us, &forgot)) != XB_SLOT_NONE) {
+             (*slot = make_room_locked(t, tag, flags, now_us, forgot)) != XB_SLOT_NONE) {
         xb_entry_t *e = xb_table_entry(t, *slot);
         atomic_store(&t->dirty, *slot + 1);
         fill_locked(e, id, home, flags, path, now_us);

@@ -44,7 +44,7 @@ enum {
     XB_SESSION_VERIFIED = 32,
     /* could not be verified, the log says why; cleared by its next request */
     XB_SESSION_UNMOVABLE = 64,
-    /* at its home by a failover of httpd's, which proves nothing; cleared by the next commit */
+    /* its home has not been proved to have it: httpd failed over; cleared by the glue */
     XB_SESSION_ASSUMED = 128
 };
 
@@ -90,7 +90,7 @@ unsigned xb_table_repair(xb_table_t *t, int64_t bar_until_us);
 /* Pid in a living row, 0 if free or dead. */
 int32_t xb_table_child_pid(const xb_table_t *t, unsigned child);
 
-/* Request path. tag: keyed hash of balancer and base id, != 0. */
+/* Request path. tag: keyed hash of the base id, != 0. */
 xb_enter_t xb_table_enter(xb_table_t *t, unsigned child, uint64_t tag, int64_t now_us,
                           xb_ref_t *ref);
 
@@ -115,7 +115,8 @@ typedef enum {
 
 /* Makes an entry with one request in flight. flags: 0 (a full record: its Set-Cookie was just
  * seen), PARTIAL and/or UNPROVEN. path: index of the cookie's path in the caller's list, < 256.
- * The home counts as visited. *forgot: a living entry was displaced (say so in the log). */
+ * The home counts as visited. *forgot: a session was displaced that may live: not one that only a
+ * client has named, once (say so in the log). */
 xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span_t id,
                             unsigned home, unsigned flags, unsigned path, int64_t now_us,
                             xb_ref_t *ref, bool *forgot);
@@ -123,7 +124,8 @@ xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span
 /* The same for a session that nobody knows: nothing is in flight and its gate is shut without a
  * target, for the mover to find out where it lives before any request of it gets through. */
 xb_insert_t xb_table_insert_shut(xb_table_t *t, uint64_t tag, xb_span_t id, unsigned home,
-                                 unsigned flags, unsigned path, int64_t now_us, uint32_t *slot);
+                                 unsigned flags, unsigned path, int64_t now_us, uint32_t *slot,
+                                 bool *forgot);
 
 /* From an answer of a request that holds ref and is current: the newest id (false if not
  * current or too long), clears UNPROVEN. */
@@ -136,6 +138,11 @@ unsigned xb_table_flag(xb_table_t *t, uint32_t slot, unsigned set, unsigned clea
  * as visited. Returns the home that holds now. */
 unsigned xb_table_rehome(xb_table_t *t, uint32_t slot, unsigned from, unsigned to,
                          int64_t now_us);
+
+/* Back: home := to if the word is still `seen`, so that no other request has come since then. */
+bool xb_table_return(xb_table_t *t, uint32_t slot, uint64_t seen, unsigned to, int64_t now_us);
+/* The newest id. False: not known, or the slot is free. */
+bool xb_table_newest(xb_table_t *t, uint32_t slot, char id[XB_ID_MAX + 1]);
 
 /* Rule SENT: something of this session may have been sent to the member. */
 void xb_table_visit(xb_table_t *t, uint32_t slot, unsigned member, int64_t now_us);
@@ -168,6 +175,11 @@ typedef struct {
 uint32_t xb_table_slots(const xb_table_t *t);
 /* False: the slot is free. */
 bool xb_table_view(const xb_table_t *t, uint32_t slot, xb_view_t *out);
+/* Index of the cookie's path; and for an entry that was made without one. */
+unsigned xb_table_path(const xb_table_t *t, uint32_t slot);
+void xb_table_set_path(xb_table_t *t, uint32_t slot, unsigned path);
+/* The session has given a sign of life: its home need not be asked first (rule 11). */
+void xb_table_touch(xb_table_t *t, uint32_t slot, int64_t now_us);
 /* The session's home now; XB_MEMBER_NONE for a free slot. */
 unsigned xb_table_home(const xb_table_t *t, uint32_t slot);
 /* Slot of a tag, UINT32_MAX if unknown. */
@@ -189,7 +201,8 @@ bool xb_table_id(xb_table_t *t, uint32_t slot, unsigned token, char id[XB_ID_MAX
 bool xb_table_id_of(xb_table_t *t, uint32_t slot, uint64_t tag, char id[XB_ID_MAX + 1],
                     unsigned *path);
 void xb_table_max_inactive(xb_table_t *t, uint32_t slot, unsigned token, uint32_t seconds);
-/* Commit: home := target, newest id, new epoch, gate open. False: the token was lost. */
+/* Commit: home := target, newest id, new epoch, gate open. False: the token was lost. What is
+ * unproven stays so: who has proof clears that flag himself. */
 bool xb_table_commit(xb_table_t *t, uint32_t slot, unsigned token, unsigned home, xb_span_t id,
                      int64_t now_us, int64_t bar_until_us);
 /* Abort: the home keeps it, gate open. */

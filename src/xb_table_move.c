@@ -98,6 +98,22 @@ unsigned xb_table_rehome(xb_table_t *t, uint32_t slot, unsigned from, unsigned t
     return next.home;
 }
 
+bool xb_table_return(xb_table_t *t, uint32_t slot, uint64_t seen, unsigned to, int64_t now_us)
+{
+    xb_entry_t *e = xb_table_entry(t, slot);
+    xb_word_t w = xb_word_unpack(seen), next = w;
+    if (w.state != XB_STABLE || !xb_table_lock(t))
+        return false;
+    xb_entry_visit_locked(e, w.home, now_us);
+    next.home = to;
+    next.seq++;
+    bool back = xb_entry_swap(e, w, next);
+    if (back)
+        xb_entry_visit_locked(e, to, now_us);
+    xb_table_unlock(t);
+    return back;
+}
+
 /* ---- the newest id */
 
 static void rename_locked(xb_entry_t *e, xb_span_t id)
@@ -120,6 +136,18 @@ bool xb_table_learn(xb_table_t *t, const xb_ref_t *ref, xb_span_t id, int path)
     }
     xb_table_unlock(t);
     return current;
+}
+
+bool xb_table_newest(xb_table_t *t, uint32_t slot, char id[XB_ID_MAX + 1])
+{
+    xb_entry_t *e = xb_table_entry(t, slot);
+    if (!xb_table_lock(t))
+        return false;
+    size_t len = xb_entry_word(e).state == XB_FREE ? 0 : atomic_load(&e->id_len);
+    memcpy(id, e->id, len);
+    id[len] = '\0';
+    xb_table_unlock(t);
+    return len > 0;
 }
 
 /* ---- the gate */
@@ -250,7 +278,6 @@ bool xb_table_commit(xb_table_t *t, uint32_t slot, unsigned token, unsigned home
         xb_entry_visit_locked(e, home, now_us);
         xb_raise(&e->bar_until_us, bar_until_us);
         xb_raise(&e->last_us, now_us); /* the takeover was an access */
-        atomic_fetch_and(&e->flags, (uint8_t)~(XB_SESSION_UNPROVEN | XB_SESSION_ASSUMED));
         commit_locked(t, slot, home, id);
     }
     xb_table_unlock(t);

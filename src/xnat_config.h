@@ -113,6 +113,13 @@ static inline bool xnat_keeps_copies(const xnat_balancer_t *xb)
     return xb->conf.store == XNAT_STORE_STICKY;
 }
 
+/* Does the module move sessions of its own accord, or is it only the balancer method? */
+static inline bool xnat_moves(const xnat_balancer_t *xb)
+{
+    return xb->conf.nodes && xb->conf.move != XNAT_MOVE_OFF &&
+           xb->conf.move != XNAT_MOVE_DRYRUN;
+}
+
 const char *xnat_move_mode_name(xnat_move_mode_t m);
 const char *xnat_store_mode_name(xnat_store_mode_t m);
 

@@ -89,11 +89,14 @@ static proxy_worker *fail_over(xnat_request_t *xr, const xnat_fleet_t *fleet)
         return elect(xr->xb->balancer, xr->r, fleet, NULL);
     }
     xnat_fleet_visited(fleet, &view, xnat_now_us(), barred);
-    int at = xnat_fleet_position(fleet, view.w.home);
+    int at = xnat_fleet_position(fleet, view.w.home), before;
     if (view.w.home != xr->home && at >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[at])) {
         return fleet->worker[at]; /* another request was quicker */
     }
-    proxy_worker *w = elect(xr->xb->balancer, xr->r, fleet, barred);
+    before = xnat_fleet_position(fleet, xr->stand_in);
+    proxy_worker *w = before >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[before])
+                          ? fleet->worker[before] /* it has tried its own node in vain */
+                          : elect(xr->xb->balancer, xr->r, fleet, barred);
     w = w ? w : elect(xr->xb->balancer, xr->r, fleet, NULL);
     if (w && xr->entered) {
         unsigned now_at =
@@ -103,6 +106,35 @@ static proxy_worker *fail_over(xnat_request_t *xr, const xnat_fleet_t *fleet)
         w = at >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[at]) ? fleet->worker[at] : w;
     }
     return w;
+}
+
+/* A stand-in is left only by a request that is alone, so that all that are under way at once are
+ * at one node. */
+unsigned xnat_elect_return(xnat_request_t *xr, unsigned home)
+{
+    char text[XB_ID_MAX + 1];
+    xb_id_t id;
+    xb_view_t v;
+    if (!xr->entered || xr->attempts > 1 || home >= XB_MEMBERS_MAX || xnat_moves(xr->xb) ||
+        (xr->xb->conf.nodes && !xnat_keeps_copies(xr->xb)) ||
+        xnat_request_names_route(&xr->id, xnat_shm->route[home].route) ||
+        xnat_shm->route[home].balancer != xnat_fleet_key(xr->xb->balancer) ||
+        !xb_table_view(xnat_table, xr->ref.slot, &v) || v.w.inflight != 1 ||
+        v.w.home != home || !xb_table_newest(xnat_table, xr->ref.slot, text) ||
+        !xb_id_parse((xb_span_t){text, strlen(text)}, xr->xb->balancer->s->sticky_separator,
+                     &id) ||
+        !id.route.n || xnat_request_names_route(&id, xnat_shm->route[home].route)) {
+        return home;
+    }
+    unsigned own = xnat_fleet_member_of(xr->xb, id.route);
+    proxy_worker *w = xnat_fleet_worker(own);
+    if (!w || !is_usable(w, xr->r->server) ||
+        !xb_table_return(xnat_table, xr->ref.slot, v.word, own, xnat_now_us())) {
+        return home;
+    }
+    xr->stand_in = home;
+    xr->ref.home = (uint16_t)own;
+    return own;
 }
 
 /* The session lives behind another balancer, whose cookie this one sees too: its home is not
@@ -151,13 +183,21 @@ static proxy_worker *elect_unknown(xnat_request_t *xr, const xnat_fleet_t *fleet
     return home >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[home]) ? fleet->worker[home] : w;
 }
 
+/* Without shared memory of ours. */
+static int has_fewer(proxy_worker *current, proxy_worker *best, void *baton)
+{
+    (void)baton;
+    return !best || current->s->elected * (apr_size_t)best->s->lbfactor <
+                        best->s->elected * (apr_size_t)current->s->lbfactor;
+}
+
 proxy_worker *xnat_request_finder(proxy_balancer *balancer, request_rec *r)
 {
     xnat_request_t *xr = xnat_request_of(r);
     xnat_balancer_t *xb = balancer->context;
     xnat_fleet_t fleet;
     if (!xb || !xnat_shm) {
-        return NULL;
+        return ap_proxy_balancer_get_best_worker(balancer, r, has_fewer, NULL);
     }
     xnat_fleet_snapshot(xb, true, xnat_now_us(), &fleet);
     if (!xr) {

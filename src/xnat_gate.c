@@ -29,8 +29,8 @@ static bool may_wait(void)
         ap_mpm_query(AP_MPMQ_MAX_THREADS, &n);
         threads = n > 1 ? n : 1;
     }
-    uint32_t own = __atomic_add_fetch((uint32_t *)&xnat_shm->waiting[xnat_child], 1,
-                                      __ATOMIC_RELAXED);
+    uint32_t own =
+        __atomic_add_fetch((uint32_t *)&xnat_shm->waiting[xnat_child], 1, __ATOMIC_RELAXED);
     bool room = threads > 1 ? own <= (uint32_t)threads / 2
                             : xnat_shm_waiting() <= (uint32_t)children / 2;
     if (!room && XB_RULE(CAP)) {
@@ -55,8 +55,8 @@ static int refuse(xnat_request_t *xr, const char *reason, _Atomic uint64_t *coun
  * asked without further ado. */
 static bool is_tended(const xnat_balancer_t *xb)
 {
-    return xb->conf.nodes && xnat_keeps_copies(xb) && xb->conf.move != XNAT_MOVE_OFF &&
-           xb->conf.move != XNAT_MOVE_DRYRUN && xnat_mover_heartbeat_age_ms() < MOVER_LOST_MS;
+    return xnat_moves(xb) && xnat_keeps_copies(xb) &&
+           xnat_mover_heartbeat_age_ms() < MOVER_LOST_MS;
 }
 
 /* One of the session's requests gets through here; the others find the gate shut. The target
@@ -79,10 +79,11 @@ static void shut(uint32_t slot, unsigned home, unsigned target, bool fence)
 static xb_enter_t try_enter(xnat_request_t *xr, int64_t now)
 {
     const xb_members_t *members =
-        XB_RULE(GENERATION) && is_tended(xr->xb) ? xnat_members : NULL;
+        XB_RULE(GENERATION) && !xr->revived && is_tended(xr->xb) ? xnat_members : NULL;
     xb_enter_t rc =
         xb_table_enter_at(xnat_table, (unsigned)xnat_child, xr->tag, now, members, &xr->ref);
     if (rc == XB_ENTER_REBORN) {
+        xr->revived = true; /* once: nobody may be able to ask that home */
         shut(xr->ref.slot, xr->ref.home, xr->ref.home, false);
         rc = XB_ENTER_GATE;
     }
@@ -208,9 +209,12 @@ int xnat_gate_look_up(xnat_request_t *xr)
         return OK;
     }
     uint32_t slot;
+    bool forgot;
     xb_insert_t rc = xb_table_insert_shut(xnat_table, xr->tag, xr->id.whole, member,
                                           XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN,
-                                          xnat_request_path(xr), xnat_now_us(), &slot);
+                                          xnat_request_path(xr), xnat_now_us(), &slot,
+                                          &forgot);
+    xnat_request_forgot(xr, forgot);
     if (rc == XB_INSERT_NEW) {
         xnat_shm_want(slot);
     }

@@ -89,10 +89,7 @@ static void remember_new(xnat_request_t *xr, const xb_id_t *id, unsigned path)
             XB_ENTER_IN) {
         rc = XB_INSERT_NEW;
     }
-    if (forgot) {
-        __atomic_store_n((int64_t *)&xnat_shm->forgot_us, now, __ATOMIC_RELAXED);
-        xnat_count(&xnat_shm->forgotten);
-    }
+    xnat_request_forgot(xr, forgot);
     if (rc == XB_INSERT_FULL) {
         xnat_count(&xnat_shm->not_remembered);
     }

@@ -7,15 +7,15 @@
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
 #include "xnat_front.h"
+#include "xnat_health.h"
 #include "xnat_log.h"
 #include "xnat_mover.h"
 #include "xnat_rescue.h"
 
-/* After a refusal the session is left alone for this long; longer if it could not be made
- * quiet, since its user has waited for nothing. */
+/* After a refusal the session is left alone for this long; not if it could not be made quiet:
+ * that may come of itself. */
 #define BACK_OFF_US (10 * INT64_C(1000000))
 #define STORE_BACK_OFF_US (2 * INT64_C(1000000))
-#define NEVER_QUIET_BACK_OFF_US (120 * INT64_C(1000000))
 /* How long a busy session's requests may hold the shut gate. */
 #define QUIET_US (1 * INT64_C(1000000))
 /* After the last answer: what MSM was storing meanwhile, perhaps without that answer's write,
@@ -25,6 +25,7 @@
 #define FLUSH_US 50000
 /* A session that could not be verified is asked for again after this long. */
 #define VERIFY_AGAIN_US (30 * INT64_C(1000000))
+#define MARK_AGAIN_US 20000
 #define NO_ROUTE "xnat-balance"
 
 /* ---- gate */
@@ -92,6 +93,7 @@ static xb_refusal_t ask_home(xnat_steps_t *m, const char *id, bool *named)
                         &answer) != XNAT_PROBE_ANSWERED) {
         return XB_NO_FLUSH;
     }
+    m->barred = answer.status == 401 || answer.status == 403;
     bool any = xnat_steps_id_in(m, &answer, text, sizeof text, &said);
     *named = any && !strcmp(text, m->old_text);
     return any && !*named ? XB_NO_RENAMED : XB_REFUSALS;
@@ -177,7 +179,7 @@ static void verify(xnat_steps_t *m, xb_refusal_t unaskable)
     else if (why == XB_REFUSALS || why == XB_NO_MARKER) {
         why = flush(m);
     }
-    bool gone = why == XB_NO_MARKER && !m->named;
+    bool gone = why == XB_NO_MARKER && !m->named && !m->barred;
     xb_table_flag(xnat_table, m->job->slot,
                   why == XB_REFUSALS ? XB_SESSION_VERIFIED
                   : gone             ? XB_SESSION_ENDED
@@ -199,14 +201,15 @@ static bool is_a_move(const xnat_steps_t *m)
            (m->job->kind != XNAT_JOB_REVIVE || m->to != m->from);
 }
 
-static void account(const xnat_steps_t *m)
+static void account(xnat_steps_t *m)
 {
     xb_member_t *from = &xnat_members->member[m->from];
-    xb_member_t *to = &xnat_members->member[m->to];
+    double bytes = m->promised != 0 ? m->promised : m->job->cost;
+    xnat_steps_promise(m, bytes);
+    m->promised = 0; /* kept */
+    __atomic_fetch_sub((int64_t *)&from->credit_bytes, (int64_t)bytes, __ATOMIC_RELAXED);
     xnat_count(&from->moved_out);
-    xnat_count(&to->moved_in);
-    __atomic_fetch_sub((int64_t *)&from->credit_bytes, (int64_t)m->job->cost, __ATOMIC_RELAXED);
-    __atomic_fetch_add((int64_t *)&to->credit_bytes, (int64_t)m->job->cost, __ATOMIC_RELAXED);
+    xnat_count(&xnat_members->member[m->to].moved_in);
     xnat_count(&xnat_shm->moves[m->job->reason]);
 }
 
@@ -217,10 +220,13 @@ static xb_refusal_t commit(xnat_steps_t *m)
         return XB_NO_TOKEN;
     }
     if (m->to != m->from) {
-        xnat_steps_mark(m, m->to);
-    }
-    if (m->to != m->from) {
-        xb_table_flag(xnat_table, m->job->slot, XB_SESSION_FRESH, 0);
+        if (!xnat_steps_mark(m, m->to)) {
+            apr_sleep(MARK_AGAIN_US); /* until then it names the former home */
+            xnat_steps_mark(m, m->to);
+        }
+        xb_table_flag(xnat_table, m->job->slot,
+                      XB_SESSION_FRESH | (m->proved ? 0 : XB_SESSION_ASSUMED),
+                      XB_SESSION_UNPROVEN | (m->proved ? XB_SESSION_ASSUMED : 0));
     }
     if (!xb_table_commit(xnat_table, m->job->slot, m->token, m->to, m->fresh.whole,
                          xnat_now_us(), 0)) {
@@ -262,15 +268,8 @@ static void remember(const xnat_steps_t *m, xb_refusal_t outcome)
 
 void xnat_move_refused(const xnat_job_t *job, xb_refusal_t why)
 {
-    int64_t now = xnat_now_us();
-    int64_t last =
-        __atomic_load_n((int64_t *)&xnat_shm->refusal_logged_us[why], __ATOMIC_RELAXED);
     xnat_count(&xnat_shm->refusals[why]);
-    if (last && now - last < 60 * INT64_C(1000000)) {
-        return;
-    }
-    if (__atomic_compare_exchange_n((int64_t *)&xnat_shm->refusal_logged_us[why], &last, now, 0,
-                                    __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    if (xnat_shm_may_tell(&xnat_shm->refusal_logged_us[why], XNAT_MINUTE_US)) {
         char digest[XB_DIGEST_SIZE];
         xnat_log_server(APLOG_NOTICE, 0, job->xb->server, XB(0302),
                         "session %s stays on %s, not moved to %s (%s): %s (told once a minute)",
@@ -288,7 +287,7 @@ static xb_refusal_t identify(xnat_steps_t *m)
         return XB_NO_TOKEN;
     }
     m->life_s = XNAT_UNKNOWN_LIFE_S;
-    return m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe && xnat_keeps_copies(m->xb)
+    return m->path >= XNAT_PATHS_MAX && !m->xb->conf.probe && xnat_keeps_copies(m->xb)
                ? XB_NO_PATH
                : XB_REFUSALS;
 }
@@ -355,6 +354,10 @@ static xb_refusal_t carry_out(xnat_steps_t *m, xb_refusal_t known)
     if (known != XB_REFUSALS) {
         return known;
     }
+    if (m->job->kind == XNAT_JOB_MOVE &&
+        (xnat_health_is_silent(m->to) || xnat_steps_ready(m) != XB_REFUSALS)) {
+        return XB_NO_READY;
+    }
     if (m->job->wait_for_quiet && !wait_for_quiet(m)) {
         return XB_NO_QUIET;
     }
@@ -377,9 +380,10 @@ static int64_t back_off(const xnat_job_t *job, xb_refusal_t outcome)
     case XB_NO_STORE:
     case XB_NO_STORE_LATE:
     case XB_NO_LOCK:
+    case XB_NO_READY:
         return STORE_BACK_OFF_US; /* says little of the session */
     case XB_NO_QUIET:
-        return NEVER_QUIET_BACK_OFF_US;
+        return 0;
     default:
         return BACK_OFF_US;
     }
@@ -390,6 +394,7 @@ static int64_t back_off(const xnat_job_t *job, xb_refusal_t outcome)
 static void give_up_home(const xnat_steps_t *m)
 {
     if (m->to != m->from) {
+        xb_table_flag(xnat_table, m->job->slot, XB_SESSION_ASSUMED, 0);
         xb_table_commit(xnat_table, m->job->slot, m->token, m->to, m->old.whole, xnat_now_us(),
                         0);
     }
@@ -431,6 +436,7 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
         give_up_home(&m);
     }
     if (outcome != XB_REFUSALS) {
+        xnat_steps_promise(&m, 0);
         xb_table_abort(xnat_table, job->slot, m.token, xnat_now_us() + back_off(job, outcome));
     }
     if (is_a_move(&m)) {

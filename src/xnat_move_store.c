@@ -262,11 +262,11 @@ bool xnat_move_marked(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_i
 bool xnat_move_which(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
                      const char *const *ids, unsigned n, uint32_t *mask)
 {
-    char text[32][XB_MSM_KEY_MAX + 1];
-    const char *key[32];
+    char text[XB_STORE_KEYS_MAX][XB_MSM_KEY_MAX + 1];
+    const char *key[XB_STORE_KEYS_MAX];
     int node = xb_msm_node_of(xb->conf.nodes, id);
     *mask = 0;
-    if (node < 0 || n > 32 || !allowed(hands, xb, (unsigned)node)) {
+    if (node < 0 || n > XB_STORE_KEYS_MAX || !allowed(hands, xb, (unsigned)node)) {
         return false;
     }
     for (unsigned i = 0; i < n; i++) {

@@ -4,6 +4,7 @@
 #ifndef XNAT_MOVE_STORE_H
 #define XNAT_MOVE_STORE_H
 
+#include "xb_store_reply.h"
 #include "xnat_move.h"
 
 /* Are all memcacheds of the list in service? Tries those whose breaker wants a try. */
@@ -35,7 +36,8 @@ bool xnat_move_store_may_recover(const xnat_balancer_t *xb, const xb_id_t *id);
 bool xnat_move_marked(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
                       char out[PROXY_WORKER_MAX_ROUTE_SIZE], bool *known);
 
-/* Which of up to 32 ids of one base, given as texts, have a value: bit i of *mask. */
+/* Which of up to XB_STORE_KEYS_MAX ids of one base, given as texts, have a value: bit i of
+ * *mask. */
 bool xnat_move_which(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
                      const char *const *ids, unsigned n, uint32_t *mask);
 

@@ -21,19 +21,31 @@
 /* A holder that has not been heard of for so long has lost its lease. */
 #define LEASE_MS 1500
 #define WORKERS 6
-#define QUEUE 64
+/* The first ones do only what requests wait for: rescues, look-ups, revivals, adopted gates. */
+#define RESERVED 2
+#define URGENT 64
+/* Chosen moves are few in the queue: they shall be carried out while the choice is fresh. */
+#define CHOSEN 12
+#define START_AGAIN_US (10 * INT64_C(1000000))
 
-/* This child's part. lock guards queue, count and stopping; workers wait at work, the mover's
- * own thread at nap. */
+typedef struct {
+    xnat_job_t job[URGENT];
+    unsigned first, count;
+} queue_t;
+
+/* This child's part. lock guards the queues, busy and stopping; workers wait at work, the
+ * mover's own thread at nap. */
 static struct {
     apr_pool_t *pool;
     server_rec *server;
     apr_thread_mutex_t *lock;
     apr_thread_cond_t *work, *nap;
     apr_thread_t *thread, *worker[WORKERS], *sentinel;
-    xnat_job_t queue[QUEUE];
-    unsigned first, count;
+    queue_t urgent, chosen;
+    uint32_t busy; /* workers with a job in hand */
     bool stopping;
+    bool complete, told; /* all threads run; that they do not has been said */
+    int64_t start_us;    /* when those that do not run may be tried again */
     apr_uint32_t unwatch; /* ends the sentinel */
     uint64_t lease;       /* as we last wrote it; 0: not ours */
 } mover;
@@ -74,7 +86,6 @@ static bool hold_lease(void)
     }
     mover.lease = is_lost(seen) && swap_lease(seen, next) ? next : 0;
     if (mover.lease) {
-        __atomic_store_n((uint32_t *)&xnat_shm->movers_busy, 0, __ATOMIC_RELAXED);
         xnat_log_server(APLOG_INFO, 0, mover.server, XB(0313), "the mover runs in this child");
         xnat_tick_begin();
     }
@@ -93,40 +104,86 @@ int64_t xnat_mover_heartbeat_age_ms(void)
 
 /* ---- queue */
 
+/* Nobody waits for these. */
+static bool is_chosen(const xnat_job_t *job)
+{
+    return job->kind == XNAT_JOB_MOVE || job->kind == XNAT_JOB_VERIFY ||
+           job->kind == XNAT_JOB_RELEASE || job->kind == XNAT_JOB_TRY;
+}
+
+static bool is_queued_locked(const queue_t *q, const xnat_job_t *job)
+{
+    for (unsigned i = 0; i < q->count; i++) {
+        const xnat_job_t *other = &q->job[(q->first + i) % URGENT];
+        if (other->slot == job->slot && other->kind == job->kind) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool take_locked(queue_t *q, xnat_job_t *job)
+{
+    if (q->count == 0) {
+        return false;
+    }
+    *job = q->job[q->first];
+    q->first = (q->first + 1) % URGENT;
+    q->count--;
+    return true;
+}
+
+/* Wakes all workers: the one that a signal would wake may be a reserved one. */
 bool xnat_mover_submit(const xnat_job_t *job)
 {
+    bool chosen = is_chosen(job);
+    queue_t *q = chosen ? &mover.chosen : &mover.urgent;
     apr_thread_mutex_lock(mover.lock);
-    bool room = mover.count < QUEUE && !mover.stopping;
-    if (room) {
-        mover.queue[(mover.first + mover.count++) % QUEUE] = *job;
-        apr_thread_cond_signal(mover.work);
+    bool queued = chosen && is_queued_locked(q, job);
+    bool room = !mover.stopping && (queued || q->count < (chosen ? CHOSEN : URGENT));
+    if (room && !queued) {
+        q->job[(q->first + q->count++) % URGENT] = *job;
+        apr_thread_cond_broadcast(mover.work);
     }
     apr_thread_mutex_unlock(mover.lock);
     return room;
 }
 
-bool xnat_mover_has_room(void)
+bool xnat_mover_has_room(bool urgent)
 {
     apr_thread_mutex_lock(mover.lock);
-    bool room = mover.count < QUEUE / 2;
+    bool room = urgent ? mover.urgent.count < URGENT : mover.chosen.count < CHOSEN;
     apr_thread_mutex_unlock(mover.lock);
     return room;
 }
 
-static bool next_job(xnat_job_t *job)
+/* In the child's own row, which is cleared with the child. */
+static void count_busy_locked(int change)
+{
+    mover.busy += (uint32_t)change;
+    __atomic_store_n((uint32_t *)&xnat_shm->moving[xnat_child], mover.busy, __ATOMIC_RELAXED);
+}
+
+static bool next_job(unsigned worker, xnat_job_t *job)
 {
     apr_thread_mutex_lock(mover.lock);
-    while (!mover.count && !mover.stopping) {
+    while (!mover.stopping && !take_locked(&mover.urgent, job) &&
+           !(worker >= RESERVED && take_locked(&mover.chosen, job))) {
         apr_thread_cond_wait(mover.work, mover.lock);
     }
     bool more = !mover.stopping;
     if (more) {
-        *job = mover.queue[mover.first];
-        mover.first = (mover.first + 1) % QUEUE;
-        mover.count--;
+        count_busy_locked(1);
     }
     apr_thread_mutex_unlock(mover.lock);
     return more;
+}
+
+static void end_job(void)
+{
+    apr_thread_mutex_lock(mover.lock);
+    count_busy_locked(-1);
+    apr_thread_mutex_unlock(mover.lock);
 }
 
 /* ---- threads */
@@ -136,33 +193,38 @@ static void *APR_THREAD_FUNC work(apr_thread_t *thread, void *data)
     xnat_hands_t hands = {0};
     xnat_job_t job;
     (void)thread;
-    (void)data;
     if (xnat_probe_create(&hands.probe, mover.server) != APR_SUCCESS) {
         xnat_log_server(APLOG_ERR, 0, mover.server, XB(0310), "no memory for a mover's worker");
         return NULL;
     }
-    while (next_job(&job)) {
-        __atomic_fetch_add((uint32_t *)&xnat_shm->movers_busy, 1, __ATOMIC_RELAXED);
+    while (next_job((unsigned)(uintptr_t)data, &job)) {
         if (job.kind == XNAT_JOB_RELEASE || job.kind == XNAT_JOB_TRY) {
             xnat_release_run(&hands, &job);
         }
         else {
             xnat_move_run(&hands, &job);
         }
-        __atomic_fetch_sub((uint32_t *)&xnat_shm->movers_busy, 1, __ATOMIC_RELAXED);
+        end_job();
     }
     xnat_hands_close(&hands);
     return NULL;
 }
 
-/* Threads of ours take no signals: httpd's children end by them, in their own threads. */
-static apr_status_t start(apr_thread_t **out, apr_thread_start_t fn)
+/* Threads of ours take no signals: httpd's children end by them, in their own threads. Each has
+ * a pool, so that one that could not be started leaves nothing behind. */
+static apr_status_t start(apr_thread_t **out, apr_thread_start_t fn, unsigned number)
 {
     sigset_t all, before;
+    apr_pool_t *pool;
+    apr_pool_create(&pool, mover.pool);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    apr_status_t rv = ap_thread_create(out, NULL, fn, NULL, mover.pool);
+    apr_status_t rv = ap_thread_create(out, NULL, fn, (void *)(uintptr_t)number, pool);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rv != APR_SUCCESS) {
+        *out = NULL;
+        apr_pool_destroy(pool);
+    }
     return rv;
 }
 
@@ -174,19 +236,23 @@ static void *APR_THREAD_FUNC watch(apr_thread_t *thread, void *data)
     return NULL;
 }
 
-static void start_workers(void)
+/* With the lease, and again every ten seconds if one could not be started. */
+static void start_threads(int64_t now)
 {
-    if (!mover.sentinel && start(&mover.sentinel, watch) != APR_SUCCESS) {
-        mover.sentinel = NULL;
+    if (mover.complete || now < mover.start_us) {
+        return;
     }
-
-    for (int i = 0; i < WORKERS && !mover.worker[i]; i++) {
-        if (start(&mover.worker[i], work) != APR_SUCCESS) {
-            mover.worker[i] = NULL;
-            xnat_log_server(APLOG_ERR, 0, mover.server, XB(0311),
-                            "a worker thread of the mover could not be started");
-            return;
-        }
+    apr_status_t rv = mover.sentinel ? APR_SUCCESS : start(&mover.sentinel, watch, 0);
+    for (unsigned i = 0; i < WORKERS && rv == APR_SUCCESS; i++) {
+        rv = mover.worker[i] ? APR_SUCCESS : start(&mover.worker[i], work, i);
+    }
+    mover.complete = rv == APR_SUCCESS;
+    mover.start_us = now + START_AGAIN_US;
+    if (!mover.complete && !mover.told) {
+        mover.told = true;
+        xnat_log_server(APLOG_ERR, rv, mover.server, XB(0311),
+                        "a thread of the mover could not be started: fewer moves, or none; "
+                        "tried again every ten seconds");
     }
 }
 
@@ -201,7 +267,7 @@ static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *data)
         bool holder = hold_lease();
         int64_t now = xnat_now_us();
         if (holder) {
-            start_workers();
+            start_threads(now);
             xnat_tick_serve();
         }
         if (holder && now - ticked_us >= TICK_US) {
@@ -234,7 +300,7 @@ void xnat_mover_stop(void)
         apr_thread_mutex_lock(mover.lock);
         __atomic_store_n(&mover.stopping, true, __ATOMIC_RELAXED);
         apr_atomic_set32(&mover.unwatch, 1);
-        mover.count = 0;
+        mover.urgent.count = mover.chosen.count = 0;
         apr_thread_cond_broadcast(mover.work);
         apr_thread_cond_broadcast(mover.nap);
         apr_thread_mutex_unlock(mover.lock);
@@ -270,7 +336,10 @@ void xnat_mover_child_init(apr_pool_t *pchild, server_rec *s)
     /* A pool of its own allocator: threads use it while the child's pool is in others' hands.
      */
     apr_allocator_t *allocator;
-    apr_status_t rv = apr_allocator_create(&allocator);
+    apr_status_t rv = xnat_probe_child_init(pchild, s); /* without it each HEAD is too late */
+    if (rv == APR_SUCCESS) {
+        rv = apr_allocator_create(&allocator);
+    }
     if (rv == APR_SUCCESS) {
         rv = apr_pool_create_ex(&mover.pool, pchild, NULL, allocator);
         apr_allocator_owner_set(allocator, mover.pool);
@@ -285,7 +354,7 @@ void xnat_mover_child_init(apr_pool_t *pchild, server_rec *s)
         rv = apr_thread_cond_create(&mover.nap, mover.pool);
     }
     if (rv == APR_SUCCESS) {
-        rv = start(&mover.thread, run);
+        rv = start(&mover.thread, run, 0);
     }
     if (rv != APR_SUCCESS) {
         xnat_log_server(APLOG_ERR, rv, s, XB(0312),

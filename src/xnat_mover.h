@@ -11,9 +11,11 @@ void xnat_mover_child_init(apr_pool_t *pchild, server_rec *s);
 /* child_stopping: no more moves from here; the lease goes to another child. */
 void xnat_mover_stop(void);
 
-/* From the tick, in the mover's thread: hands a job to a worker. False: all are busy. */
+/* From the tick, in the mover's thread: hands a job to a worker, urgent ones (a request waits)
+ * before chosen ones; two workers are kept for them. False: no room. A chosen one that is
+ * queued already is not queued again. */
 bool xnat_mover_submit(const xnat_job_t *job);
-bool xnat_mover_has_room(void);
+bool xnat_mover_has_room(bool urgent);
 /* This child is about to end: what can be given up is. */
 bool xnat_mover_is_stopping(void);
 

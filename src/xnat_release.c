@@ -94,15 +94,11 @@ static void note_session_locked(uint64_t tag, unsigned member, int64_t now)
     mine.tried[i].next_us = now + back_off_us(failures + 1);
 }
 
-static void tell_held(const xnat_job_t *job, xb_held_t held, int64_t now)
+static void tell_held(const xnat_job_t *job, xb_held_t held)
 {
     char digest[XB_DIGEST_SIZE];
-    int64_t last =
-        __atomic_load_n((int64_t *)&xnat_shm->held_logged_us[held], __ATOMIC_RELAXED);
     xnat_count(&xnat_shm->helds[held]);
-    if ((!last || now - last >= 60 * SECOND_US) &&
-        __atomic_compare_exchange_n((int64_t *)&xnat_shm->held_logged_us[held], &last, now, 0,
-                                    __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    if (xnat_shm_may_tell(&xnat_shm->held_logged_us[held], XNAT_MINUTE_US)) {
         xnat_log_server(
             APLOG_WARNING, 0, job->xb->server, XB(0330),
             "the stale copy of session %s at %s could not be expired: %s (told once "
@@ -134,7 +130,7 @@ static void settle(const xnat_job_t *job, int outcome)
     }
     pthread_mutex_unlock(&mine.lock);
     if (outcome < XB_HELDS) {
-        tell_held(job, (xb_held_t)outcome, now);
+        tell_held(job, (xb_held_t)outcome);
     }
     else if (outcome == XB_HELDS && job->kind != XNAT_JOB_TRY) {
         tell_released(job);
@@ -147,7 +143,8 @@ typedef struct {
     xnat_hands_t *hands;
     const xnat_job_t *job; /* from: the former home; slot, tag */
     unsigned home;
-    bool ended, lost_home; /* of the session; lost: what still hangs there does not matter */
+    unsigned flags; /* of the session */
+    bool lost_home; /* what still hangs there does not matter */
     char live[XB_ID_MAX + 1], former[XB_ID_MAX + 1]; /* the session's id at either */
     xnat_jmx_t jmx;
 } release_t;
@@ -198,17 +195,24 @@ static bool has_strays(uint32_t slot, unsigned member)
     return strays;
 }
 
-/* Rule FLIP again: the store must show the session at its home. One that has ended is nowhere,
- * and is to be nowhere. */
+/* Rule FLIP again: the session must be at its home, by what memcached has. If that is nothing,
+ * the session has logged out, or its key has run out while it lives: then it does if it was
+ * taken over there, and the home lives; if it is lost, the copy may be all that is left. */
 static bool is_at_home(const release_t *r)
 {
+    const xnat_balancer_t *xb = r->job->xb;
+    char sep = xb->balancer->s->sticky_separator;
     xb_msm_head_t head;
     size_t bytes;
-    xb_id_t live;
-    return r->ended ||
-           (xb_id_parse((xb_span_t){r->live, strlen(r->live)},
-                        r->job->xb->balancer->s->sticky_separator, &live) &&
-            xnat_move_check(r->hands, r->job->xb, &live, &head, &bytes) == XB_REFUSALS);
+    xb_id_t live, former;
+    if (!xb_id_parse((xb_span_t){r->live, strlen(r->live)}, sep, &live) ||
+        !xb_id_parse((xb_span_t){r->former, strlen(r->former)}, sep, &former)) {
+        return false;
+    }
+    return xnat_move_check(r->hands, xb, &live, &head, &bytes) == XB_REFUSALS ||
+           (!r->lost_home && !(r->flags & XB_SESSION_ASSUMED) &&
+            xnat_move_keys(r->hands, xb, &former, &live) == XNAT_KEYS_NONE) ||
+           r->flags & XB_SESSION_ENDED;
 }
 
 /* Not to find it says something only where it would be found, or where it cannot be any more.
@@ -291,7 +295,7 @@ static bool shut_gate(release_t *r, unsigned *token)
             return false;
         }
         r->home = v.w.home;
-        r->ended = (v.flags & XB_SESSION_ENDED) != 0;
+        r->flags = v.flags;
         if (xb_table_gate(xnat_table, r->job->slot, v.word, v.w.home, false, now, token)) {
             return true;
         }
@@ -299,9 +303,9 @@ static bool shut_gate(release_t *r, unsigned *token)
     return false;
 }
 
-/* If the home has failed meanwhile, a request of the session has found this gate where it wanted
- * to shut one for a rescue, and waits for that: the gate stays shut, behind a fence, for the
- * mover to see to. */
+/* If the home has failed meanwhile, a request of the session has found this gate where it
+ * wanted to shut one for a rescue, and waits for that: the gate stays shut, behind a fence, for
+ * the mover to see to. */
 static void open_gate(const release_t *r, unsigned token)
 {
     const proxy_worker *home = xnat_fleet_worker(r->home);
@@ -483,7 +487,7 @@ static bool has_room(void)
         room = room || !mine.in_work[i];
     }
     pthread_mutex_unlock(&mine.lock);
-    return room && xnat_mover_has_room();
+    return room && xnat_mover_has_room(false);
 }
 
 void xnat_release_tick(int64_t now)

@@ -144,7 +144,7 @@ static xnat_request_t *begin(request_rec *r, xnat_balancer_t *xb, const char *ur
     xnat_request_t *xr = apr_pcalloc(r->pool, sizeof *xr);
     xr->r = r;
     xr->xb = xb;
-    xr->plan = xr->member = xr->rescued = XB_MEMBER_NONE;
+    xr->plan = xr->member = xr->rescued = xr->stand_in = XB_MEMBER_NONE;
     xr->entered_us = xnat_now_us();
     find_id(xr, url);
     ap_set_module_config(r->request_config, &xnat_balance_module, xr);
@@ -221,6 +221,7 @@ static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balanc
         }
         home = xr->known ? xr->ref.home : home;
     }
+    home = xnat_elect_return(xr, home);
     xr->home = home;
     bool named = home >= XB_MEMBERS_MAX ||
                  xnat_request_names_route(&xr->id, xnat_shm->route[home].route);
@@ -272,6 +273,20 @@ unsigned xnat_request_path(const xnat_request_t *xr)
     return xnat_shm_path_above(xr->node_path ? xr->node_path : path_of(xr->r->filename));
 }
 
+void xnat_request_forgot(const xnat_request_t *xr, bool forgot)
+{
+    if (!forgot) {
+        return;
+    }
+    __atomic_store_n((int64_t *)&xnat_shm->forgot_us, xnat_now_us(), __ATOMIC_RELAXED);
+    xnat_count(&xnat_shm->forgotten);
+    if (xnat_shm_may_tell(&xnat_shm->forgot_logged_us, 60 * XNAT_MINUTE_US)) {
+        xnat_log_server(APLOG_WARNING, 0, xr->r->server, XB(0203),
+                        "the table is full: living sessions are forgotten; raise " XNAT_SESSIONS
+                        " (told once an hour)");
+    }
+}
+
 void xnat_request_remember(xnat_request_t *xr, unsigned member)
 {
     bool forgot = false;
@@ -279,6 +294,7 @@ void xnat_request_remember(xnat_request_t *xr, unsigned member)
     xb_insert_t rc = xb_table_insert(xnat_table, (unsigned)xnat_child, xr->tag, xr->id.whole,
                                      member, XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN, path,
                                      xnat_now_us(), &xr->ref, &forgot);
+    xnat_request_forgot(xr, forgot);
     if (rc == XB_INSERT_EXISTS) {
         rc = xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, xnat_now_us(),
                             &xr->ref) == XB_ENTER_IN
@@ -287,6 +303,14 @@ void xnat_request_remember(xnat_request_t *xr, unsigned member)
     }
     xr->known = xr->entered = rc == XB_INSERT_NEW; /* so that a retry keeps to its home */
     xr->home = member;
+}
+
+/* A session that was remembered before any login has told where its context lies. */
+static void find_path(const xnat_request_t *xr)
+{
+    if (xb_table_path(xnat_table, xr->ref.slot) == XNAT_PATH_UNLEARNED) {
+        xb_table_set_path(xnat_table, xr->ref.slot, xnat_shm_path_above(xr->node_path));
+    }
 }
 
 int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *conf, char *url,
@@ -315,6 +339,7 @@ int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *c
     }
     if (xr->entered) {
         xnat_elect_settle(xr, member);
+        find_path(xr);
     }
     else if (!xr->known && xnat_request_names_route(&xr->id, worker->s->route)) {
         xnat_request_remember(xr, member);

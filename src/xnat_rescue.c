@@ -7,15 +7,15 @@
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
 #include "xnat_fleet.h"
+#include "xnat_health.h"
 #include "xnat_log.h"
 #include "xnat_release.h"
 
 /* Targets that are tried before the session is given to the best one unproved. */
 #define TRIES 3
 /* A home that is only marked in error may still answer a flush, quickly; one that did not is
- * not asked again for this long. */
+ * not asked again for a while. */
 #define FLUSH_US 300000
-#define DEAD_US (5 * INT64_C(1000000))
 
 /* ---- who has it */
 
@@ -39,29 +39,44 @@ static bool name_at(const xnat_steps_t *m, const xnat_fleet_t *f, unsigned at, c
     return n > 0 && (size_t)n < size - 1 && n <= XB_ID_MAX;
 }
 
+/* Is the session stored under the route of one of the members from *next on, as many as one
+ * question takes? *found is set to such a position; the preferred one is not replaced. False:
+ * nobody can tell. */
+static bool ask_for_keys(const xnat_steps_t *m, const xnat_fleet_t *f, int preferred,
+                         unsigned *next, int *found)
+{
+    char text[XB_STORE_KEYS_MAX][XB_ID_MAX + 2];
+    const char *ids[XB_STORE_KEYS_MAX];
+    unsigned n = 0, at[XB_STORE_KEYS_MAX];
+    uint32_t mask = 0;
+    for (; *next < f->n && n < XB_STORE_KEYS_MAX; ++*next) {
+        if (*f->worker[*next]->s->route && name_at(m, f, *next, text[n], sizeof text[n])) {
+            ids[n] = text[n];
+            at[n++] = *next;
+        }
+    }
+    if (n > 0 && !xnat_move_which(m->hands, m->xb, &m->old, ids, n, &mask)) {
+        return false;
+    }
+    for (unsigned k = 0; k < n; k++) {
+        if (mask >> k & 1 && (*found < 0 || (int)at[k] == preferred)) {
+            *found = (int)at[k];
+        }
+    }
+    return true;
+}
+
 /* Rule ANYKEY: position of a member under whose route the session is stored; the preferred one
  * if that is among them. -1: nowhere, -2: nobody can tell. */
 static int position_of_key(const xnat_steps_t *m, const xnat_fleet_t *f, int preferred)
 {
-    char text[32][XB_ID_MAX + 2];
-    const char *ids[32];
-    unsigned n = 0, at[32];
-    uint32_t mask;
-    for (unsigned i = 0; i < f->n && n < 32; i++) {
-        if (*f->worker[i]->s->route && name_at(m, f, i, text[n], sizeof text[n])) {
-            ids[n] = text[n];
-            at[n++] = i;
-        }
-    }
-    if (!xnat_move_which(m->hands, m->xb, &m->old, ids, n, &mask)) {
-        return -2;
-    }
+    unsigned next = 0;
     int found = -1;
-    for (unsigned k = 0; k < n; k++) {
-        if (mask >> k & 1 && (found < 0 || (int)at[k] == preferred)) {
-            found = (int)at[k];
+    do {
+        if (!ask_for_keys(m, f, preferred, &next, &found)) {
+            return -2;
         }
-    }
+    } while (next < f->n);
     return found;
 }
 
@@ -99,29 +114,21 @@ xb_refusal_t xnat_rescue_look_up(xnat_steps_t *m)
     int preferred = xnat_fleet_position(&fleet, m->from);
     int owner = position_of_owner(m, &fleet, preferred);
     xnat_count(owner == -2 ? &xnat_shm->not_looked_up : &xnat_shm->looked_up);
+    if (owner >= 0) { /* memcached knows it, not only its client */
+        xb_table_flag(xnat_table, m->job->slot, 0, XB_SESSION_UNPROVEN);
+    }
     go_on_at(m, &fleet, (unsigned)(owner >= 0 ? owner : preferred >= 0 ? preferred : 0));
     return owner >= 0 && owner != preferred ? XB_REFUSALS : XB_NO_TOKEN;
 }
 
 /* ---- lost homes */
 
-static bool is_known_dead(unsigned member, bool now_dead)
-{
-    static int64_t
-        dead_us[XB_MEMBERS_MAX]; /* a worker's guess may overwrite another's: as good */
-    if (now_dead) {
-        __atomic_store_n(&dead_us[member], xnat_now_us(), __ATOMIC_RELAXED);
-    }
-    int64_t at = __atomic_load_n(&dead_us[member], __ATOMIC_RELAXED);
-    return at && xnat_now_us() - at < DEAD_US;
-}
-
 /* A member that is disabled, or in error by mistake, lives: what it has not stored yet is
  * stored by a flush, as for a voluntary move. */
 static void try_flush(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer;
-    if (!m->from_worker || is_known_dead(m->from, false) || m->path == XNAT_PATH_UNKNOWN) {
+    if (!m->from_worker || xnat_health_is_silent(m->from) || m->path >= XNAT_PATHS_MAX) {
         return;
     }
     if (xnat_steps_head(m, m->from_worker, m->old_text, xnat_steps_left(m, FLUSH_US),
@@ -129,7 +136,7 @@ static void try_flush(xnat_steps_t *m)
         apr_sleep(5000);
     }
     else {
-        is_known_dead(m->from, true);
+        xnat_health_silent(m->from);
     }
 }
 
@@ -140,6 +147,7 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
     bool visited[XNAT_FLEET_MAX], barred[XNAT_FLEET_MAX];
     unsigned free_left;
     xb_view_t v;
+    xnat_steps_promise(m, 0);
     xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), f);
     int home = xnat_fleet_position(f, m->from);
     if (!xb_table_view(xnat_table, m->job->slot, &v)) {
@@ -147,7 +155,7 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
     }
     xnat_fleet_visited(f, &v, xnat_now_us(), visited);
     for (unsigned i = 0; i < f->n; i++) {
-        barred[i] = visited[i] || is_known_dead(f->member[i], false);
+        barred[i] = visited[i] || xnat_health_is_silent(f->member[i]);
     }
     unsigned from = home >= 0 ? (unsigned)home : f->n;
     int to = xb_policy_target(f->load, f->n, from, barred, &free_left);
@@ -155,6 +163,9 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
     if (to >= 0) {
         m->to = f->member[to];
         m->to_worker = f->worker[to];
+        m->others = free_left > 0;
+        double cost = xb_policy_session_cost(f->load, f->n);
+        xnat_steps_promise(m, cost > 0 ? cost : m->xb->decay.request_cost);
     }
     return to >= 0;
 }
@@ -195,16 +206,26 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
     return true;
 }
 
-static xb_refusal_t tell_lost(const xnat_steps_t *m, int owner)
+/* Nobody has it. Its requests go on together, but its entry is no longer worth that of a session
+ * that lives. What only a client has named is none that was lost. */
+static void lose(const xnat_steps_t *m)
 {
+    xb_view_t v;
     char digest[XB_DIGEST_SIZE];
-    if (owner == -1) {
-        xnat_count(&xnat_shm->lost);
+    if (!xb_table_view(xnat_table, m->job->slot, &v) || v.flags & XB_SESSION_UNPROVEN) {
+        return;
+    }
+    xb_table_flag(xnat_table, m->job->slot, XB_SESSION_UNPROVEN, 0);
+    xnat_count(&xnat_shm->lost);
+    if (xnat_shm_may_tell(&xnat_shm->lost_logged_us, XNAT_MINUTE_US)) {
+        /* One event, one line: the refusal has been told with it. */
+        __atomic_store_n((int64_t *)&xnat_shm->refusal_logged_us[XB_NO_MARKER], xnat_now_us(),
+                         __ATOMIC_RELAXED);
         xnat_log_server(APLOG_WARNING, 0, m->xb->server, XB(0304),
-                        "session %s of %s is not in memcached: its user has to log in again",
+                        "session %s of %s is not in memcached: its user has to log in again "
+                        "(told once a minute)",
                         xnat_digest(m->job->tag, digest), xnat_shm->route[m->from].route);
     }
-    return owner == -1 ? XB_NO_MARKER : XB_NO_STORE;
 }
 
 xb_refusal_t xnat_rescue(xnat_steps_t *m)
@@ -214,13 +235,17 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
     if (!choose(m, &fleet) && !(xnat_release_former(m) && choose(m, &fleet))) {
         return XB_NO_TARGET;
     }
-    if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {
+    if (m->path >= XNAT_PATHS_MAX && !m->xb->conf.probe) {
         return XB_NO_PATH;
     }
     try_flush(m);
     if (!find_stored(m, &fleet, &owner)) {
+        if (owner == -1) {
+            lose(m);
+            return XB_NO_MARKER;
+        }
         if (owner < 0) {
-            return tell_lost(m, owner);
+            return XB_NO_STORE;
         }
         go_on_at(m, &fleet, (unsigned)owner);
         return XB_REFUSALS;
@@ -229,10 +254,10 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
     xb_refusal_t why = XB_NO_TARGET;
     for (int i = 0; i < TRIES && (i == 0 || choose(m, &fleet)); i++) {
         why = xnat_steps_take_over(m);
-        if (why != XB_NO_PROBE && why != XB_NO_PROBE_LATE) {
+        if (why != XB_NO_READY && why != XB_NO_PROBE && why != XB_NO_PROBE_LATE) {
             break;
         }
-        is_known_dead(m->to, true);
+        xnat_health_silent(m->to);
     }
     return why;
 }
@@ -246,10 +271,10 @@ bool xnat_rescue_revive(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer;
     m->fresh = m->old;
-    if (m->path == XNAT_PATH_UNKNOWN && !m->xb->conf.probe) {
+    if (m->path >= XNAT_PATHS_MAX && !m->xb->conf.probe) {
         return true;
     }
-    if (is_known_dead(m->from, false)) {
+    if (xnat_health_is_silent(m->from)) {
         return false;
     }
     xb_table_visit(xnat_table, m->job->slot, m->from, xnat_now_us());
@@ -257,7 +282,7 @@ bool xnat_rescue_revive(xnat_steps_t *m)
         xnat_steps_head(m, m->from_worker, m->old_text,
                         xnat_steps_left(m, m->xb->conf.gate_timeout / 3), &answer);
     if (rc != XNAT_PROBE_ANSWERED) {
-        is_known_dead(m->from, true);
+        xnat_health_silent(m->from);
         return false;
     }
     xnat_count(&xnat_shm->revived);

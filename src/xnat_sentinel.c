@@ -16,6 +16,7 @@
 
 #include "mod_xnat_balance.h"
 #include "xnat_fleet.h"
+#include "xnat_health.h"
 #include "xnat_log.h"
 
 #define LOOK_MS 50
@@ -96,6 +97,7 @@ static void came_up(sentinel_t *s, unsigned member, watch_t *w)
 {
     char *route = xnat_shm->route[member].route;
     w->state = UP;
+    xnat_health_doubt(member);
     if (__atomic_exchange_n(down_of(member), 0, __ATOMIC_ACQ_REL)) {
         __atomic_store_n((int64_t *)&xnat_members->member[member].reborn_us, xnat_now_us(),
                          __ATOMIC_RELEASE);

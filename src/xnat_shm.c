@@ -19,7 +19,10 @@
 #include <sys/mman.h>
 
 #define MAGIC 0x584e415442414c31ull /* "XNATBAL1" */
-#define LAYOUT 5u
+/* Grows with every change of what lies in the segment. */
+#ifndef XNAT_LAYOUT
+#define XNAT_LAYOUT 6u
+#endif
 #define USERDATA "mod_xnat_balance segment"
 
 xnat_shm_t *xnat_shm;
@@ -85,7 +88,7 @@ static xnat_shm_t *make_segment(apr_pool_t *process, server_rec *s)
 
     xnat_shm_t *root = (xnat_shm_t *)base;
     root->magic = MAGIC;
-    root->version = LAYOUT;
+    root->version = XNAT_LAYOUT;
     root->size = table_at + table_size;
     root->dim = dim;
     root->members_at = members_at;
@@ -95,8 +98,6 @@ static xnat_shm_t *make_segment(apr_pool_t *process, server_rec *s)
     if (rv == APR_SUCCESS) {
         rv = apr_generate_random_bytes((unsigned char *)&root->front, sizeof root->front);
     }
-    strcpy(root->path[0].text, "/");
-    root->path[0].state = 2;
     xb_members_init((xb_members_t *)(base + members_at), dim.children);
     if (rv != APR_SUCCESS || !xb_table_init(base + table_at, &dim)) {
         xnat_log_server(APLOG_EMERG, rv, s, XB(0102), "the session table could not be set up");
@@ -120,12 +121,14 @@ int xnat_shm_post_config(apr_pool_t *pconf, server_rec *s)
     }
     if (found) {
         xb_table_dim_t now = dimensions(s);
-        if (root->magic != MAGIC || root->version != LAYOUT) {
+        if (root->magic != MAGIC || root->version != XNAT_LAYOUT ||
+            root->members_at != aligned(sizeof(xnat_shm_t))) {
             xnat_log_server(
-                APLOG_EMERG, 0, s, XB(0103),
-                "another version of the module left its shared memory here: stop and "
-                "start httpd, a graceful restart is not enough");
-            return HTTP_INTERNAL_SERVER_ERROR;
+                APLOG_CRIT, 0, s, XB(0103),
+                "another version of the module left its shared memory here: stop "
+                "and start httpd. Until then new sessions are elected by the number "
+                "of requests, and nothing moves");
+            return OK; /* xnat_shm stays NULL: every hook declines */
         }
         if (now.sessions != root->dim.sessions) {
             xnat_log_server(APLOG_WARNING, 0, s, XB(0104),
@@ -143,15 +146,26 @@ static void clear_child(uint32_t row)
 {
     xb_members_clear_child(xnat_members, row);
     __atomic_store_n((uint32_t *)&xnat_shm->waiting[row], 0, __ATOMIC_RELAXED);
+    __atomic_store_n((uint32_t *)&xnat_shm->moving[row], 0, __ATOMIC_RELAXED);
+}
+
+static uint32_t sum_of(const _Atomic uint32_t *rows)
+{
+    uint32_t sum = 0;
+    for (uint32_t row = 0; row < xnat_shm->dim.children; row++) {
+        sum += __atomic_load_n((const uint32_t *)&rows[row], __ATOMIC_RELAXED);
+    }
+    return sum;
 }
 
 uint32_t xnat_shm_waiting(void)
 {
-    uint32_t sum = 0;
-    for (uint32_t row = 0; row < xnat_shm->dim.children; row++) {
-        sum += __atomic_load_n((uint32_t *)&xnat_shm->waiting[row], __ATOMIC_RELAXED);
-    }
-    return sum;
+    return sum_of(xnat_shm->waiting);
+}
+
+uint32_t xnat_shm_moving(void)
+{
+    return sum_of(xnat_shm->moving);
 }
 
 static apr_status_t child_leaves(void *unused)
@@ -259,13 +273,14 @@ unsigned xnat_shm_path(xb_span_t path)
 
 unsigned xnat_shm_path_above(const char *path)
 {
-    unsigned best = XNAT_PATH_UNKNOWN;
+    unsigned best = XNAT_PATH_UNLEARNED;
     size_t most = 0;
-    for (unsigned i = 1; path && i < XNAT_PATHS_MAX; i++) {
+    for (unsigned i = 0; path && i < XNAT_PATHS_MAX; i++) {
         const xnat_shm_path_t *slot = &xnat_shm->path[i];
         size_t n = strlen(slot->text);
         if (__atomic_load_n((uint32_t *)&slot->state, __ATOMIC_ACQUIRE) == 2 && n > most &&
-            !strncmp(path, slot->text, n) && (!path[n] || strchr("/;?", path[n]))) {
+            !strncmp(path, slot->text, n) &&
+            (slot->text[n - 1] == '/' || !path[n] || strchr("/;?", path[n]))) {
             best = i;
             most = n;
         }
@@ -308,6 +323,14 @@ bool xnat_shm_wanted(uint64_t *seen, uint32_t *slot)
         }
     }
     return false;
+}
+
+bool xnat_shm_may_tell(_Atomic int64_t *last_us, int64_t every_us)
+{
+    int64_t now = xnat_now_us(), last = __atomic_load_n((int64_t *)last_us, __ATOMIC_RELAXED);
+    return (!last || now - last >= every_us) &&
+           __atomic_compare_exchange_n((int64_t *)last_us, &last, now, 0, __ATOMIC_RELAXED,
+                                       __ATOMIC_RELAXED);
 }
 
 void xnat_shm_recent(const xnat_shm_recent_t *move)

@@ -18,13 +18,16 @@
 #define XNAT_BALANCERS_MAX 64
 #define XNAT_STORES_MAX 32
 #define XNAT_PATHS_MAX 32
-#define XNAT_PATH_UNKNOWN XNAT_PATHS_MAX /* as a session's path index */
+/* As a session's path index: the cookie's Path is not the node's; no cookie has been seen. */
+#define XNAT_PATH_UNKNOWN XNAT_PATHS_MAX
+#define XNAT_PATH_UNLEARNED (XNAT_PATHS_MAX + 1)
 #define XNAT_PATH_SIZE 128
 #define XNAT_RECENT 32
 #define XNAT_CHILDREN_MAX 4096
 /* An answer that did not come whole: Tomcat may still work on it for so long. */
 #define XNAT_BROKEN_US (30 * INT64_C(1000000))
 #define XNAT_WANTED 4096
+#define XNAT_MINUTE_US (60 * INT64_C(1000000))
 
 /* What the mover must know of a balancer's traffic to imitate it; text is written once per
  * change by requests, guarded by `seq` (odd: being written). */
@@ -34,9 +37,9 @@ typedef struct {
     _Atomic int64_t front_us, front_told_us,
         beat_us; /* another front end seen, told; own beat */
     _Atomic uint32_t seq;
-    char host[256]; /* Host of the last new session if it was preserved, or empty */
+    char host[256];    /* Host of the last new session if it was preserved, or empty */
     bool host_is_ours; /* a ServerName or ServerAlias, not only what a client sent */
-    char proto[8];  /* its X-Forwarded-Proto, or empty */
+    char proto[8];     /* its X-Forwarded-Proto, or empty */
 } xnat_shm_balancer_t;
 
 /* Health of one memcached, found by the keyed hash of host:port. */
@@ -84,9 +87,9 @@ typedef struct {
     int64_t started_us;
 
     _Atomic uint64_t lease; /* of the mover: child row + 1 << 48 | heartbeat in ms; 0: nobody */
-    _Atomic int64_t lease_free_us; /* when it was last given up; 0: never */
-    _Atomic uint32_t movers_busy;
+    _Atomic int64_t lease_free_us;               /* when it was last given up; 0: never */
     _Atomic uint32_t waiting[XNAT_CHILDREN_MAX]; /* requests at gates, by child's row */
+    _Atomic uint32_t moving[XNAT_CHILDREN_MAX];  /* workers with a job in hand, likewise */
 
     _Atomic uint64_t decisions[XB_DECISIONS];
     _Atomic uint64_t moves[XB_MOVE_REASONS];
@@ -104,7 +107,8 @@ typedef struct {
     _Atomic uint64_t looked_up, not_looked_up;  /* unknown sessions */
     _Atomic uint64_t released, helds[XB_HELDS]; /* stale copies expired; those that were not */
     _Atomic int64_t held_logged_us[XB_HELDS];   /* one line per class and minute */
-    xb_bucket_t lookups;                        /* rate of those */
+    _Atomic int64_t lost_logged_us, forgot_logged_us;
+    xb_bucket_t lookups;       /* rate of those */
     _Atomic int64_t forgot_us; /* when the table last forgot a session that had moved */
 
     /* Sessions whose gate a request has shut: slot + 1, 0 once the mover has taken it. A ring;
@@ -116,10 +120,11 @@ typedef struct {
     xnat_shm_balancer_t balancer[XNAT_BALANCERS_MAX];
     xnat_shm_store_t store[XNAT_STORES_MAX];
     xnat_shm_route_t route[XB_MEMBERS_MAX];
-    xnat_shm_path_t path[XNAT_PATHS_MAX]; /* [0] is "/" */
+    xnat_shm_path_t path[XNAT_PATHS_MAX];
 } xnat_shm_t;
 
-/* In this process; set in post_config, inherited by the children, good until exit. */
+/* In this process; NULL if another version's segment stands in the way (XB0103). Set in
+ * post_config, inherited by the children, good until exit. */
 extern xnat_shm_t *xnat_shm;
 extern xb_members_t *xnat_members;
 extern xb_table_t *xnat_table;
@@ -131,6 +136,8 @@ int xnat_shm_post_config(apr_pool_t *pconf, server_rec *s);
 void xnat_shm_child_init(apr_pool_t *pchild, server_rec *s);
 /* Requests at gates now, in all children. */
 uint32_t xnat_shm_waiting(void);
+/* Workers of movers with a job in hand, in all children. */
+uint32_t xnat_shm_moving(void);
 /* In the parent: child `pid` has ended. */
 void xnat_shm_child_exited(pid_t pid);
 
@@ -149,12 +156,16 @@ uint64_t xnat_tag(xb_span_t base);
 /* The digest that stands for a session in logs. */
 const char *xnat_digest(uint64_t tag, char out[XB_DIGEST_SIZE]);
 
-/* The longest known cookie path that leads to this URL path; XNAT_PATH_UNKNOWN: none. */
+/* The longest known cookie path that leads to this URL path; XNAT_PATH_UNLEARNED: none. */
 unsigned xnat_shm_path_above(const char *path);
 /* Asks the mover to see to a session whose gate was just shut. */
 void xnat_shm_want(uint32_t slot);
 /* Mover only: the next one that was asked for; *seen = how far it has read. False: none. */
 bool xnat_shm_wanted(uint64_t *seen, uint32_t *slot);
+
+/* A line of the log that is not to come more often: at most one caller in that time, of all
+ * processes, may write it. */
+bool xnat_shm_may_tell(_Atomic int64_t *last_us, int64_t every_us);
 
 /* Remembers an ended move in the ring. */
 void xnat_shm_recent(const xnat_shm_recent_t *move);

@@ -337,7 +337,7 @@ static void mover(collect_t *c)
         c->report->mover_heartbeat_ms =
             since(c->now_us / 1000, (int64_t)(lease & UINT64_C(0xffffffffffff)));
     }
-    c->report->mover_busy = xnat_shm->movers_busy;
+    c->report->mover_busy = xnat_shm_moving();
 }
 
 const xb_report_t *xnat_snapshot(apr_pool_t *p)

@@ -13,6 +13,7 @@
 #include "http_request.h"
 #include "mod_status.h"
 
+#include "xnat_shm.h"
 #include "xnat_snapshot.h"
 
 /* Gathers the report's small pieces for ap_rwrite. */
@@ -92,6 +93,9 @@ static int status_handler(request_rec *r)
     if (!wanted_form(r, &form)) {
         return HTTP_BAD_REQUEST;
     }
+    if (!xnat_shm) {
+        return HTTP_SERVICE_UNAVAILABLE; /* XB0103 in the log says why */
+    }
     const xb_report_t *report = xnat_snapshot(r->pool);
     writer_t *w = apr_palloc(r->pool, sizeof *w);
     w->r = r;
@@ -151,6 +155,9 @@ static void html_status(request_rec *r, const xb_report_t *s)
 
 static int mod_status_lines(request_rec *r, int flags)
 {
+    if (!xnat_shm) {
+        return OK;
+    }
     const xb_report_t *report = xnat_snapshot(r->pool);
     if (flags & AP_STATUS_SHORT) {
         short_status(r, report);

@@ -6,13 +6,35 @@
 
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
+#include "xnat_fleet.h"
+#include "xnat_health.h"
 
 #define PROBE_NAME "_xnat_balance_probe"
 /* How long the proof's keys may take to show: MSM stores after it has answered, some
  * milliseconds later, and much later on a starved machine. */
 #define PROOF_US 2000000
+/* A well node answers a HEAD for a page that it does not have within milliseconds. */
+#define READY_US 500000
 /* Life of a moved marker beyond the session's own: the stale copy's background cycle. */
 #define STALE_MARGIN_S 120
+
+static void credit(unsigned member, double bytes)
+{
+    __atomic_fetch_add((int64_t *)&xnat_members->member[member].credit_bytes, (int64_t)bytes,
+                       __ATOMIC_RELAXED);
+}
+
+void xnat_steps_promise(xnat_steps_t *m, double bytes)
+{
+    if (m->promised != 0) {
+        credit(m->promised_to, -m->promised);
+    }
+    m->promised = bytes;
+    m->promised_to = m->to;
+    if (bytes != 0) {
+        credit(m->to, bytes);
+    }
+}
 
 int64_t xnat_steps_left(const xnat_steps_t *m, int64_t most)
 {
@@ -53,16 +75,24 @@ static void front_of(const xnat_steps_t *m, char host[256], char proto[8])
     } while (before != after && !(after & 1));
 }
 
+/* 503: an application that is stopped, or not started yet. */
+static bool is_well(xnat_probe_rc_t rc, const xnat_probe_answer_t *answer)
+{
+    return rc == XNAT_PROBE_ANSWERED && answer->status != HTTP_SERVICE_UNAVAILABLE;
+}
+
 xnat_probe_rc_t xnat_steps_head(const xnat_steps_t *m, proxy_worker *worker, const char *id,
                                 apr_interval_time_t budget, xnat_probe_answer_t *answer)
 {
     char path[XNAT_PATH_SIZE + 32], cookie[XB_ID_MAX + PROXY_BALANCER_MAX_STICKY_SIZE + 2];
     char host[256], proto[8];
-    const char *below = m->path != XNAT_PATH_UNKNOWN ? xnat_shm->path[m->path].text : "/";
+    const char *below = m->path < XNAT_PATHS_MAX ? xnat_shm->path[m->path].text : "/";
     front_of(m, host, proto);
     apr_snprintf(path, sizeof path, "%s%s" PROBE_NAME, below,
                  below[strlen(below) - 1] == '/' ? "" : "/");
-    apr_snprintf(cookie, sizeof cookie, "%s=%s", m->xb->balancer->s->sticky, id);
+    if (id) {
+        apr_snprintf(cookie, sizeof cookie, "%s=%s", m->xb->balancer->s->sticky, id);
+    }
     xnat_probe_request_t req = {
         .server = m->xb->server,
         .conf = m->xb->proxy,
@@ -70,11 +100,19 @@ xnat_probe_rc_t xnat_steps_head(const xnat_steps_t *m, proxy_worker *worker, con
         .worker = worker,
         .path = m->xb->conf.probe ? m->xb->conf.probe : path,
         .host = *host ? host : NULL,
-        .cookie = cookie,
+        .cookie = id ? cookie : NULL,
         .forwarded_proto = *proto ? proto : NULL,
         .budget = budget,
     };
-    return xnat_probe_head(m->hands->probe, &req, answer);
+    xnat_probe_rc_t rc = xnat_probe_head(m->hands->probe, &req, answer);
+    unsigned member = xnat_fleet_member(m->xb->balancer, worker);
+    if (is_well(rc, answer)) {
+        xnat_health_answered(member);
+    }
+    else {
+        xnat_health_doubt(member);
+    }
+    return rc;
 }
 
 bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *text,
@@ -89,8 +127,8 @@ bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *
             memcpy(text, cookie.value.p, cookie.value.n);
             text[cookie.value.n] = '\0';
             found = xnat_steps_parse(m, text, out);
-            m->other_path = m->path != XNAT_PATH_UNKNOWN &&
-                            !is_text(cookie.path, xnat_shm->path[m->path].text);
+            m->other_path =
+                m->path < XNAT_PATHS_MAX && !is_text(cookie.path, xnat_shm->path[m->path].text);
         }
     }
     return found;
@@ -126,6 +164,7 @@ xnat_keys_t xnat_steps_keys_prove(xnat_steps_t *m)
         apr_sleep(nap);
         nap = nap < 10000 ? nap * 2 : nap;
     }
+    m->proved = keys == XNAT_KEYS_NEW;
     return keys;
 }
 
@@ -161,9 +200,40 @@ static xb_refusal_t no_proof(xnat_probe_rc_t rc, bool cookie)
                                      : XB_NO_PROOF_COOKIE;
 }
 
+/* Nobody has begun to take it over: while others are left to ask, that is not waited for. */
+static bool is_untouched(xnat_steps_t *m)
+{
+    return m->others && xnat_steps_guess_fresh(m) &&
+           xnat_move_keys(m->hands, m->xb, &m->old, &m->fresh) == XNAT_KEYS_OLD;
+}
+
+/* Rule 7. A node whose port is open before its applications are would take the session's HEAD
+ * and answer too late, or take the session over when nobody looks any more. */
+xb_refusal_t xnat_steps_ready(const xnat_steps_t *m)
+{
+    xnat_probe_answer_t answer;
+    int64_t gate = m->xb->conf.gate_timeout, most = gate / 4 < READY_US ? gate / 4 : READY_US;
+    if (xnat_health_is_well(m->to)) {
+        return XB_REFUSALS;
+    }
+    if (xnat_health_is_silent(m->to)) { /* asked again for want of a better one */
+        most = gate / 3;
+    }
+    if (is_well(xnat_steps_head(m, m->to_worker, NULL, xnat_steps_left(m, most), &answer),
+                &answer)) {
+        return XB_REFUSALS;
+    }
+    xnat_health_silent(m->to);
+    return XB_NO_READY;
+}
+
 xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer = {0};
+    xb_refusal_t ready = xnat_steps_ready(m);
+    if (ready != XB_REFUSALS) {
+        return ready;
+    }
     /* With another lbmethod by now requests no longer heed the gate. */
     if (!xnat_steps_is_ours(m) || !xnat_balancer_of(m->xb->balancer)) {
         return XB_NO_TOKEN;
@@ -171,9 +241,9 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     if (XB_RULE(SENT)) {
         xb_table_visit(xnat_table, m->job->slot, m->to, xnat_now_us());
     }
-    xnat_probe_rc_t rc =
-        xnat_steps_head(m, m->to_worker, m->old_text,
-                        xnat_steps_left(m, m->xb->conf.gate_timeout / 2), &answer);
+    xnat_probe_rc_t rc = xnat_steps_head(
+        m, m->to_worker, m->old_text,
+        xnat_steps_left(m, m->xb->conf.gate_timeout / (m->others ? 4 : 2)), &answer);
     bool cookie = rc == XNAT_PROBE_ANSWERED && xnat_steps_cookie_proves(m, &answer);
     if (cookie && m->other_path) { /* its true home, in memory, is the one that keeps it */
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
@@ -181,6 +251,9 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     }
     if (cookie && xnat_steps_keys_prove(m) == XNAT_KEYS_NEW) {
         return XB_REFUSALS;
+    }
+    if (rc == XNAT_PROBE_LATE && is_untouched(m)) {
+        return XB_NO_PROBE_LATE;
     }
     if (rc != XNAT_PROBE_REFUSED && xnat_steps_taken_unseen(m)) {
         return XB_REFUSALS;

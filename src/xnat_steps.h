@@ -17,11 +17,17 @@ typedef struct {
     const xnat_balancer_t *xb;
     unsigned from, to; /* members, as the job says until a rescue chooses */
     proxy_worker *from_worker, *to_worker;
+    unsigned
+        promised_to; /* member that has been credited with the session's work before it came */
+    double promised; /* bytes; 0: none */
     unsigned token;
     int64_t begun_us, deadline_us; /* the gate opens before its waiters give up */
     char old_text[XB_ID_MAX + 1], new_text[2 * XB_ID_MAX];
     xb_id_t old, fresh; /* inside the two texts */
+    bool barred;        /* the container asked the flush for a login first */
     bool named;         /* the flush's answer had the session's id */
+    bool others;        /* a rescue with other targets left, if this one does not answer */
+    bool proved;        /* by the keys: m->to has it */
     bool other_path;    /* an answer's id was for another Path than the session's */
     unsigned path;
     uint32_t life_s;   /* max inactive of the session */
@@ -29,6 +35,9 @@ typedef struct {
     int64_t stored_ms; /* when it was stored, by the home's clock */
 } xnat_steps_t;
 
+/* Credits m->to with the work that the session will bring, in place of an earlier promise, so
+ * that sessions that are placed at once spread. 0: takes it back. */
+void xnat_steps_promise(xnat_steps_t *m, double bytes);
 /* Microseconds until the gate must open, at least 1000, at most `most`. */
 int64_t xnat_steps_left(const xnat_steps_t *m, int64_t most);
 /* Is the token still good? Asked before anything is sent. */
@@ -36,7 +45,7 @@ bool xnat_steps_is_ours(const xnat_steps_t *m);
 /* Splits an id that must have a route. */
 bool xnat_steps_parse(const xnat_steps_t *m, const char *text, xb_id_t *out);
 
-/* One HEAD with an id of the session, at a path that no servlet serves. */
+/* One HEAD with an id of the session, or NULL, at a path that no servlet serves. */
 xnat_probe_rc_t xnat_steps_head(const xnat_steps_t *m, proxy_worker *worker, const char *id,
                                 apr_interval_time_t budget, xnat_probe_answer_t *answer);
 /* The session's id in an answer's cookies. False: it set none, or one that is not an id. */
@@ -44,13 +53,13 @@ bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *
                       size_t size, xb_id_t *out);
 /* Writes the moved marker: the member's route. False: on no memcached. */
 bool xnat_steps_mark(const xnat_steps_t *m, unsigned member);
-/* Reads the header of the value under m->old without a word on whether it may move. */
-xb_refusal_t xnat_steps_read(xnat_steps_t *m);
 /* The id that the session has at m->to if it is taken over there; fills `fresh`. */
 bool xnat_steps_guess_fresh(xnat_steps_t *m);
 /* Rule BOTH, after a probe without proof: the keys say who has it; in doubt a living home does,
  * and the session makes no further voluntary move. */
 bool xnat_steps_taken_unseen(xnat_steps_t *m);
+/* Is the target known to answer? Else asks it, without cookie. XB_REFUSALS: it answers. */
+xb_refusal_t xnat_steps_ready(const xnat_steps_t *m);
 /* Visit, probe and proof at m->to. XB_REFUSALS: taken over. */
 xb_refusal_t xnat_steps_take_over(xnat_steps_t *m);
 /* Rule SAMEID: the answer names the same session at the target; fills `fresh`. */

@@ -17,9 +17,10 @@ sub installed ()
 
 my $said = `make install DESTDIR='$dest' 2>&1`;
 is($?, 0, 'make install') or diag($said);
-chomp(my ($modules, $etc) = map { `apxs -q $_` } qw(LIBEXECDIR SYSCONFDIR));
+chomp(my ($modules, $etc, $sbin) = map { `apxs -q $_` } qw(LIBEXECDIR SYSCONFDIR SBINDIR));
 my @own = map { "$etc/mods-available/xnat_balance.$_" } qw(conf load);
-is_deeply(installed, [ @own, "$modules/mod_xnat_balance.so" ], 'its files');
+is_deeply(installed, [ sort @own, "$modules/mod_xnat_balance.so", "$sbin/xnat-balance-drain" ],
+          'its files');
 
 my ($load, $conf) = map { $t->slurp("$dest$etc/mods-available/xnat_balance.$_") } qw(load conf);
 like($load, qr/^# Depends: .*\bproxy_balancer\b/m, 'a2enmod enables what it stands on');

@@ -71,7 +71,7 @@ my %directive = (
         wants => qr/wants a difference of scores from 0\.01 to 100/,
     },
     XnatBalanceMoveRate => {
-        good => [ '2/s' => '2/s 10', '0.5/s 3' => '0.5/s 3', '1000/s 10000' => '1000/s 10000' ],
+        good => [ '2/s' => '2/s 10', '"3/s 7"' => '3/s 7', '0.5/s 3' => '0.5/s 3', '1000/s 10000' => '1000/s 10000' ],
         bad => [ '""', '2', '2/m', '2/s/s', '/s', '0/s', '-1/s', '1001/s', '2/s 0', '2/s -1',
                  '2/s 10001', '2/s 1.5', '2/s many' ],
         wants => qr{wants moves per second as 0\.01/s to 1000/s and perhaps a burst from 1 to },

@@ -171,6 +171,8 @@ subtest 'a full table' => sub {
     cmp_ok($f->{remembered}, '<=', 80, "$f->{remembered} remembered");
     cmp_ok($f->{remembered}, '>=', 64, 'as many as fit');
     is($f->{remembered} + $f->{forgotten} + $f->{not_remembered}, 200, 'others are counted');
+    $t->expect_log(qr/XB0203/);
+    is(scalar(() = $small->error_log =~ /XB0203/g), 1, '... and that is said once');
     @r = $sc->many([ map { { path => '/echo', user => "u$_" } } 1 .. 200 ], parallel => 8);
     my @stray = grep { $sc->session("u$_") !~ /\.${\ node($r[$_ - 1]) }$/ } 1 .. 200;
     is("@stray", '', 'all are sticky');

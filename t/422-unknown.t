@@ -35,7 +35,7 @@ my $moved = sub ($n) {
     return %at;
 };
 
-my %at = $moved->(10);
+my %at = $moved->(11);
 my @users = sort keys %at;
 
 # Six requests at once with the old id.
@@ -68,11 +68,12 @@ subtest 'by the marker' => sub {
 };
 
 subtest 'one memcached away' => sub {
-    my $user = shift @users;
-    # The other one is asked for the marker; the key would be on the one that is away.
+    # The other one is asked for the marker; the keys would be on the one that is away.
+    my @some = splice @users, 0, 2;
     $restart->();
     $rig->relay('m1')->stop;
-    is $stragglers->($user), $at{$user}, 'the marker on the other one is found';
+    is $stragglers->($some[0]), $at{$some[0]}, 'the marker on the other one is found';
+    is $stragglers->($some[1]), $at{$some[1]}, '... also when the one that is away is left alone';
     $rig->relay('m1')->start;
 };
 
@@ -143,10 +144,10 @@ subtest 'a flood of invented ids' => sub {
     note(sprintf '%d invented ids in %.1f s: %d looked up, %d not, %d gets; 90 %% of real requests '
         . 'in %.1f ms, before in %.1f ms', $sent, $seconds, @$s{qw(looked_up not_looked_up)}, $gets,
         1000 * $busy, 1000 * $calm);
-    cmp_ok $sent, '>', 2 * $most, 'many more ids than may be looked up';
+    ok $sent <= 1.2 * $most || $s->{not_looked_up}, 'not all are looked up, if there are many';
     cmp_ok $s->{looked_up}, '<=', $most, 'look-ups are bounded';
     cmp_ok $gets, '<=', 5 * $most, '... and what memcached is asked';
-    cmp_ok $s->{not_looked_up}, '>=', $sent - $most - 1, 'the others are counted';
+    cmp_ok $s->{not_looked_up} + $s->{looked_up}, '>=', $sent - 1, 'the others are counted';
     cmp_ok $s->{remembered}, '<=', 1.2 * $s->{capacity}, 'the table is full, and no larger';
     is $s->{forgotten}, 0, 'no real session was displaced';
     cmp_ok $busy, '<', 0.5, 'real users are served meanwhile';

@@ -86,21 +86,36 @@ for my $name (sort keys %case) {
     is_deeply [ $rig->node($name)->copies ], [], '... at its new home only';
 }
 
-subtest 'memcached does not show the session at its home' => sub {
-    my $node = $rig->node('n1');
-    my ($before, $expired) = (released, scalar calls('n1', 'expire'));
-    XB::FakeJmx::misbehave($node, 'drop');
+# A session that has left n1, whose copy there waits.
+sub moved_away ($user)
+{
+    XB::FakeJmx::misbehave($rig->node('n1'), 'drop');
     $rig->undrain('n1');
-    my $id = $rig->login('v', 'n1');
+    my $id = $rig->login($user, 'n1');
     $rig->drain('n1');
-    wait_for { $rig->ask('v', '/read')->{node} eq 't' } 10, 'a move';
-    my $now = base($id) . '.t';
-    $rig->store('m1')->delete($now) or die 'not there';
-    XB::FakeJmx::behave($node);
+    wait_for { $rig->ask($user, '/read')->{node} eq 't' } 10, 'a move';
+    return $id;
+}
+
+subtest 'memcached shows the session at its former home only' => sub {
+    my ($before, $expired) = (released, scalar calls('n1', 'expire'));
+    my $id = moved_away('v');
+    $rig->store('m1')->delete(base($id) . '.t') or die 'not there';
+    $rig->store('m1')->set($id, XB::FakeMsm->value($id));
+    XB::FakeJmx::behave($rig->node('n1'));
     wait_for { held('not-in-store') } 20, 'a try';
     is scalar calls('n1', 'expire'), $expired, 'nothing is expired';
     $rig->ask('v', '/write?k=1');
     wait_for { released > $before } 20, 'when it is stored again, the copy is released';
+};
+
+subtest 'memcached does not show the session at all' => sub {
+    my $before = released;
+    my $id = moved_away('w');
+    $rig->store('m1')->delete(base($id) . '.t') or die 'not there';
+    XB::FakeJmx::behave($rig->node('n1'));
+    wait_for { released > $before } 20, 'its new home is proved: the copy is released';
+    is $rig->ask('w', '/read')->{node}, 't', 'it lives on';
 };
 
 subtest 'the copy is not where it was looked for' => sub {

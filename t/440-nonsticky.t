@@ -195,6 +195,6 @@ subtest 'what configtest says' => sub {
     is $test->("$nodes\nXnatBalanceStore msm-sticky"), '0 XB0114', 'the default';
 };
 
-$t->allow_log(qr/AH01114|AH00957|AH00959/);     # mod_proxy's words for the node that was stopped
+$t->allow_log(qr/AH01102|AH01114|AH00957|AH00959/);     # mod_proxy's words for the node that was stopped
 $_->hang_up for $rig->nodes;
 $t->finish;

@@ -128,16 +128,8 @@ static void lines(void)
         LIE("END\r\n"),
         LIE("VALUE k 0 1\r\nx\r\nEND\r\n"),
     };
-    static const answer_t del[] = {
-        {"delete: deleted", "DELETED\r\n", 0, XB_REPLY_FOUND, 0},
-        {"delete: absent", "NOT_FOUND\r\n", 0, XB_REPLY_ABSENT, 0},
-        LIE("STORED\r\n"),
-        LIE("ERROR\r\n"),
-    };
     for (size_t i = 0; i < sizeof set / sizeof *set; i++)
         check(XB_REPLY_SET, &set[i]);
-    for (size_t i = 0; i < sizeof del / sizeof *del; i++)
-        check(XB_REPLY_DELETE, &del[i]);
 }
 
 static void values_kept(void)

@@ -236,17 +236,21 @@ static int expect_room(unsigned tag, unsigned flags, bool gone[TAGS])
     return (int)best;
 }
 
-static void forget_one(unsigned tag, const bool gone[TAGS])
+/* Had it more than one request? */
+static bool forget_one(unsigned tag, const bool gone[TAGS])
 {
     unsigned n = 0;
+    bool used = false;
     for (unsigned i = 0; i < TAGS; i++)
         if (model[i].there && xb_table_find(table, nth_tag(i)) == XB_SLOT_NONE) {
             expect(gone[i], "insert: forgot a wrong one", i);
             model[i].there = false;
+            used = model[i].requests > 1;
             n++;
         }
     expect(n == 1, "insert: forgot not just one", tag);
     counts[2]++;
+    return used;
 }
 
 static void op_insert(unsigned tag)
@@ -272,9 +276,8 @@ static void op_insert(unsigned tag)
     expect(got == (m->there ? XB_INSERT_EXISTS : XB_INSERT_NEW), "insert", tag);
     if (m->there)
         return;
-    expect(forgot == (room >= 2), "insert: tells", tag);
-    if (room >= 0)
-        forget_one(tag, gone);
+    bool used = room >= 0 && forget_one(tag, gone);
+    expect(forgot == (room == 3 || (room == 2 && used)), "insert: tells", tag);
     *m = (model_t){.there = true,
                    .slot = h->ref.slot,
                    .requests = 1,
@@ -331,8 +334,10 @@ static void op_mark(unsigned tag)
     else if (what < 14) {
         visit(m, member);
         visit(m, to);
-        if (!m->moving && m->home == member)
+        if (!m->moving && m->home == member && member != to) {
             m->home = to;
+            m->flags |= XB_SESSION_ASSUMED;
+        }
         expect(xb_table_rehome(table, m->slot, member, to, now) == m->home, "rehome", tag);
     }
     else {
@@ -402,7 +407,6 @@ static void end_move(model_t *m, unsigned tag, unsigned token, bool ours, unsign
     visit(m, home);
     m->home = home;
     m->last_us = now > m->last_us ? now : m->last_us;
-    m->flags &= ~(unsigned)XB_SESSION_UNPROVEN;
     m->inflight = 0;
     m->life = ++lives;
     memcpy(m->id, text, sizeof text);

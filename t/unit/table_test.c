@@ -323,6 +323,20 @@ static int displaced(unsigned flags, bool *forgot)
     return -1;
 }
 
+static void test_unproven_commit(void)
+{
+    unsigned token;
+    bool forgot;
+    fill();
+    xb_table_flag(table, slot_of(5), XB_SESSION_UNPROVEN, 0);
+    ok(gate(slot_of(5), 2, false, &token) &&
+           xb_table_commit(table, slot_of(5), token, 2, (xb_span_t){"5.2", 3}, now, 0),
+       "an unproven one is at home elsewhere now");
+    ok(view(slot_of(5)).flags & XB_SESSION_UNPROVEN, "which proves nothing");
+    is_int(displaced(XB_SESSION_UNPROVEN, &forgot), 5, "and it is forgotten first");
+    end("unproven commit");
+}
+
 static void test_order(void)
 {
     static const unsigned made_again[] = {0, XB_SESSION_PARTIAL};
@@ -336,6 +350,9 @@ static void test_order(void)
     xb_table_flag(table, slot_of(3), XB_SESSION_CROWDED, 0);
     xb_table_flag(table, slot_of(10), XB_SESSION_UNPROVEN, 0);
     xb_table_flag(table, slot_of(9), XB_SESSION_UNPROVEN, 0);
+    xb_ref_t twice;
+    is_int(enter(nth_tag(10), &twice), XB_ENTER_IN, "10 comes twice");
+    leave(&twice);
     ok(gate(slot_of(12), 2, false, &token), "12 is gated");
     xb_table_max_inactive(table, slot_of(12), token, 10);
     ok(xb_table_abort(table, slot_of(12), token, 0), "and not moved");
@@ -349,8 +366,9 @@ static void test_order(void)
     is_int(slot_of(14), XB_SLOT_NONE, "an ended session is forgotten with its last answer");
     is_int(displaced(0, &forgot), -1, "so its slot was free");
     is_int(displaced(0, &forgot), 9, "then the unproven ones, longest idle first");
-    ok(forgot, "which is told");
+    ok(!forgot, "which is no loss if it came once");
     is_int(displaced(XB_SESSION_UNPROVEN, &forgot), 10, "by an unproven one, too");
+    ok(forgot, "which is told if it came twice");
     is_int(displaced(XB_SESSION_UNPROVEN, &forgot), -2, "but it never displaces a proven one");
     for (unsigned i = 0; i < 2; i++)
         is_int(displaced(made_again[i], &forgot), 4 + (int)i,
@@ -446,18 +464,43 @@ static void test_full(void)
     end("full");
 }
 
+static void test_return(void)
+{
+    char text[XB_ID_MAX + 1], id[XB_ID_MAX + 1];
+    xb_ref_t a, b;
+    begin(64, 1, 8);
+    uint32_t slot = idle_session(7, 1, 0);
+    is_int(enter(7, &a), XB_ENTER_IN, "a request");
+    is_int(xb_table_rehome(table, slot, 1, 2, now), 2, "at a stand-in");
+    uint64_t seen = view(slot).word;
+    is_int(enter(7, &b), XB_ENTER_IN, "another one");
+    ok(!xb_table_return(table, slot, seen, 1, now), "it does not go back under that");
+    leave(&b);
+    ok(xb_table_return(table, slot, view(slot).word, 1, now), "but then");
+    is_int(view(slot).w.home, 1, "it is home");
+    is_int(view(slot).visited_count, 2, "and has been at both");
+    ok(xb_table_learn(table, &a, make_id(text, 7, 9), -1) && xb_table_newest(table, slot, id) &&
+           !strcmp(id, text),
+       "the newest id");
+    leave(&a);
+    end("return");
+}
+
 static void test_made_shut(void)
 {
     char text[XB_ID_MAX + 1], id[XB_ID_MAX + 1];
     unsigned flags = XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN, token, path;
     uint32_t slot, again;
+    bool forgot;
     xb_ref_t ref;
     xb_view_t v;
 
     begin(64, 1, 8);
-    is_int(xb_table_insert_shut(table, 7, make_id(text, 7, 1), 5, flags, 3, now, &slot),
+    is_int(xb_table_insert_shut(table, 7, make_id(text, 7, 1), 5, flags, 3, now, &slot,
+                                &forgot),
            XB_INSERT_NEW, "made");
-    is_int(xb_table_insert_shut(table, 7, make_id(text, 7, 1), 6, flags, 3, now, &again),
+    is_int(xb_table_insert_shut(table, 7, make_id(text, 7, 1), 6, flags, 3, now, &again,
+                                &forgot),
            XB_INSERT_EXISTS, "made once");
     ok(xb_table_view(table, slot, &v) && v.w.state == XB_MOVING && v.w.inflight == 0 &&
            v.w.home == 5 && v.target == XB_MEMBER_NONE && v.gated_us == now,
@@ -475,6 +518,7 @@ static void test_made_shut(void)
 
 int main(void)
 {
+    test_return();
     test_made_shut();
     test_size();
     test_requests();
@@ -483,6 +527,7 @@ int main(void)
     test_fence();
     test_visits();
     test_children();
+    test_unproven_commit();
     test_order();
     test_ended();
     test_ended_elsewhere();

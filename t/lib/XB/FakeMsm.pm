@@ -18,11 +18,14 @@
 #   $n->misbehave('hang', for => $id, ms => 300)   # at the module's HEADs; without for: of all
 #   $n->behave                                     # well again
 # How:
+#   starting                       no answer, not even to a HEAD without a session
 #   hang drop                      no answer (ms: none within so long, then as usual)
 #   slow                           ms later, as usual
 #   error deaf                     500 or 404 as if no session had been named
 #   late                           no answer; takes over after ms, when nobody waits any more
 #   mute                           takes over, never answers
+#   gap                            no answer; has loaded the session, and does the rest when it is
+#                                  well again
 #   other-base other-route         takes over under another id, in Set-Cookie and in memcached
 #   no-cookie other-path           takes over, but Set-Cookie says so
 #   keeps                          takes over, but the old key stays
@@ -234,6 +237,11 @@ sub _answer ($self, $req, $conn)
     my $id = $req->{cookies}{JSESSIONID};
     my ($word) = $req->{path} =~ m{(\w+)$};
     return $self->_login($req, $conn) if ($word // '') eq 'login';
+    if ($req->{method} eq 'HEAD' && (($self->_take('tricks') // {})->{'*'}{how} // '') eq 'starting') {
+        $self->_look($req, $id) if defined $id && $id =~ $ID;
+        $conn->until_closed;
+        return $conn->{close} = 1;
+    }
     return 0 if !defined $id || $id !~ $ID;
     return $self->_head($req, $conn, $id) if _is_probe($req);
     return $self->_use($req, $conn, $id, $word // '');
@@ -332,6 +340,9 @@ sub _take_over ($self, $req, $conn, $id, $trick)
     my $lost = !defined $own || ($how eq 'renames' && $self->route_of($id) eq 'xnat-balance');
     return $conn->respond(404, [], '') if $lost;
     my $was = $id;
+    while ($how eq 'gap' && defined $taken && $self->_take('tricks')) {
+        $conn->pause(0.01);
+    }
     if ($how eq 'renames' && $own eq $id) {
         my ($other) = grep { $_ ne $self->node_of($id) } sort keys %{$self->{store}};
         $own = $id =~ s/-\w+\./-$other./r;

@@ -6,6 +6,7 @@
 #       children => 2, threads => 16, mpm => 'event' (worker, prefork),
 #       modules  => ['ssl'],     # besides the usual ones (see @MODULES)
 #       module   => 0,           # without mod_xnat_balance; 'build/x.so': with this build of it
+#                                  (XB_MODULE=build/x.so: where a test names none)
 #       global   => '...',       # put before any module is loaded (Define ...)
 #       env      => {}, name => 'httpd2', port => , start => 0);
 #   $h->port, $h->url('/x'), $h->pid, $h->children (pids), $h->error_log (text), $h->log_file
@@ -97,7 +98,7 @@ sub module_file ($self)
 {
     return XB::Deps->root . "/$self->{module}" if ref $self && $self->{module} =~ m{/};
     my $file = $ENV{XB_ASAN} ? 'build/asan/mod_xnat_balance.so' : 'build/mod_xnat_balance.so';
-    return XB::Deps->root . "/$file";
+    return XB::Deps->root . '/' . ($ENV{XB_MODULE} // $file);
 }
 
 # Room for one child more than asked for, as a killed one is replaced, and for old generations.

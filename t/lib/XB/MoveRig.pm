@@ -23,6 +23,8 @@
 #   $rig->probed('n2', $id)                        waits for a takeover probe for that session
 #   $rig->moved                                    how many moves there were
 #   $rig->idle(0.5)                                lets so many seconds pass
+#   $rig->forget                        stops httpd and starts it: it has forgotten all sessions.
+#                       Its old heartbeat is removed, which would bar moves as another httpd's
 #   $rig->overload('n1', $requests, $ms)           so many requests at once, of a session that
 #                       it has or gets, keep it busy so long; returns their sockets
 package XB::MoveRig;
@@ -196,6 +198,16 @@ sub idle ($self, $seconds)
     my $end = time + $seconds;
     wait_for { time > $end } $seconds + 5, 'time to pass';
     return;
+}
+
+sub forget ($self)
+{
+    $self->{h}->stop;
+    $self->{c}->close;
+    for my $store (values %{$self->{store}}) {
+        $store->delete($_) for grep { /^xnat-balance:front:/ } $store->keys;
+    }
+    return $self->{h}->start;
 }
 
 sub overload ($self, $name, $requests = 4, $ms = 3000)

@@ -7,7 +7,7 @@
 #   $r->trick(qr/^set/, 'hang')       at the next commands like that (of all: 'hang' alone)
 #       hang        no answer any more      drop     closes, without asking memcached
 #       slow        ms => N later           trickle  a byte of the answer each ms => 20
-#       lie         as if nothing were there, or not stored
+#       lie         stores nothing, has nothing, and says that all is well
 #       garbage     bytes that are no answer
 #       oneshot => 1: only once;  held => 1: the command is asked only after the pause of `slow`
 #   $r->well
@@ -66,7 +66,7 @@ sub _relay ($self, $conn)
         return if $how eq 'drop';
         my $pause = $how eq 'slow' ? $trick->{ms} / 1000 : 0;
         $conn->pause($pause) if $trick->{held};
-        my $answer = $how eq 'lie' ? ($data eq '' ? "END\r\n" : "NOT_STORED\r\n")
+        my $answer = $how eq 'lie' ? ($data eq '' ? "END\r\n" : "STORED\r\n")
                    : $how eq 'garbage' ? join '', map { chr int rand 256 } 1 .. 500
                    : _ask($to, "$line\r\n$data") // return;
         $conn->pause($pause) if !$trick->{held};

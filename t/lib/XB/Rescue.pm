@@ -3,8 +3,8 @@
 #
 #   my $x = XB::Rescue->new($rig);
 #   my @users = $x->at('n1', 6);     # so many sessions at that node; the others take requests again
-#   my %r = $x->burst(@users);       # six writes of each at once: user => XB::Client's answers,
-#                                    # each with json and node
+#   my %r = $x->burst(@users);       # six (at_once) writes of each at once:
+#                                    # user => XB::Client's answers, each with json and node
 #   $x->rescued(%r);         # tests: all answered 200 by one other node each, after one
 #                                    # takeover HEAD each, with every write
 #   $x->id('u1')                     # the id that it logged in with
@@ -21,11 +21,10 @@ use XB::Client ();
 use XB::FakeMsm ();
 use XB::Test;
 
-my $AT_ONCE = 6;
-
 sub new ($class, $rig)
 {
-    return bless { rig => $rig, users => 0, writes => 0, written => {}, id => {} }, $class;
+    return bless { rig => $rig, at_once => 6, users => 0, writes => 0, written => {}, id => {} },
+        $class;
 }
 
 sub id ($self, $user) { return $self->{id}{$user} }
@@ -57,7 +56,7 @@ sub _written ($self, $user, $answer)
 sub burst ($self, @users)
 {
     my (%answers, @requests);
-    for my $n (1 .. $AT_ONCE) {
+    for my $n (1 .. $self->{at_once}) {
         push @requests,
             map { { path => '/write?k=w' . ++$self->{writes}, user => $_ } } @users;
     }

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+# What single rules of a move are there for: one short story each, in which a session would lose
+# writes, its login or a request's answer without the rule. Arguments choose stories: t/mutants.
+use v5.36;
+use Test::More;
+use XB::Test;
+use XB::MoveRig;
+use XB::Rescue;
+
+my $t = XB::Test->new;
+my $conf = <<'END';
+XnatBalanceMove Drain
+XnatBalanceMemcachedTimeout 1s
+XnatBalanceGateTimeout 3s
+END
+my $rig = XB::MoveRig->new($t, httpd => { threads => 32 }, conf => $conf);
+my ($h, $c) = ($rig->httpd, $rig->client);
+my $x = XB::Rescue->new($rig);
+my $url = sub ($node) { return $rig->node($node)->url };
+my $disable = sub ($node) { $h->manager('app', $url->($node), disabled => 1) };
+
+# The node that is asked first, if the rule does not bar it: it has by far the greatest capacity.
+my $prefer = sub ($node) {
+    $h->manager('app', $url->($_), set => { w_lf => $_ eq $node ? 100 : 1 }) for qw(n1 n2 n3);
+};
+
+# The only user, whose session is at n1 and has one write.
+my $user;
+my $begin = sub {
+    $c->get('/logout', user => $user) if $user;
+    $x->mend(qw(n1 n2 n3));
+    $rig->undrain($_) for qw(n1 n2 n3);
+    $prefer->('');
+    for my $node ($rig->nodes) {
+        $node->behave;
+        $node->clear;
+    }
+    ($user) = $x->at('n1', 1);
+    return XB::FakeMsm->base($x->id($user));
+};
+
+# From n1 to n2.
+my $move = sub {
+    my $before = $rig->moved;
+    $rig->only('n1', 'n2');
+    $rig->drain('n1');
+    wait_for { $rig->moved > $before } 10, 'a move';
+    $rig->undrain('n1');
+    $rig->open;
+};
+
+# status, node and writes, as one line
+my $line = sub ($r) {
+    return join ' ', $r->{status}, $r->{node}, @{$r->{json}{writes} // []};
+};
+my $asks = sub ($path) { return $line->($rig->ask($user, $path)) };
+
+my %story;
+
+# MSM stores after its answer, or a while later.
+$story{FLUSH} = sub {
+    $begin->();
+    is $asks->('/write?k=late&ends=2000'), '200 n1 first late', 'a write that is not stored yet';
+    $move->();
+    is $asks->('/read'), '200 n2 first late', 'goes with its session';
+};
+
+$story{QUIET} = sub {
+    my $base = $begin->();
+    my $socket = $rig->send($user, '/write?k=long&ms=1000');
+    wait_for { $rig->node('n1')->count('/write') == 2 } 5, 'a request in flight';
+    $rig->only('n1', 'n2');
+    $rig->drain('n1');
+    is $line->($rig->receive($socket)), '200 n1 first long', 'a request in flight ends where it is';
+    wait_for { $rig->ask($user, '/read')->{node} eq 'n2' } 5, 'the move';
+    is $asks->('/read'), '200 n2 first long', 'and then its session moves';
+};
+
+$story{VISITED} = sub {
+    $begin->();
+    $move->();
+    is $asks->('/write?k=second'), '200 n2 first second', 'n1 has an old copy';
+    $prefer->('n1');
+    $disable->('n2');
+    is $asks->('/read'), '200 n3 first second', 'n2 is lost, n1 is idle, and yet it is n3';
+};
+
+$story{SENT} = sub {
+    $begin->();
+    my $refused = $rig->refused('no-proof-in-store') // 0;
+    $rig->node('n2')->misbehave('never-stores', for => $x->id($user));
+    $rig->only('n1', 'n2');
+    $rig->drain('n1');
+    wait_for { ($rig->refused('no-proof-in-store') // 0) > $refused } 10, 'a vain probe';
+    $rig->node('n2')->behave;
+    $rig->undrain('n1');
+    is $asks->('/write?k=second'), '200 n1 first second', 'n2 has a copy of a vain probe';
+    $rig->open;
+    $prefer->('n2');
+    $disable->('n1');
+    is $asks->('/read'), '200 n3 first second', 'n1 is lost, n2 is idle, and yet it is n3';
+};
+
+$story{NEWEST} = sub {
+    my $base = $begin->();
+    $move->();
+    is $asks->('/write?k=second'), '200 n2 first second', 'a write at n2';
+    my $old = XB::FakeMsm->value("$base.n1", writes => ['first']);
+    $rig->store('m1')->set("$base.n1", $old);
+    $disable->('n2');
+    is $asks->('/read'), '200 n3 first second', 'a key of old is not what n3 takes over';
+};
+
+# n2 takes the session over at once and never says so: its old home answers in between.
+$story{FENCE} = sub {
+    my $base = $begin->();
+    my $socket = $rig->send($user, '/write?k=vain&ms=800&ends=4000');
+    wait_for { $rig->node('n1')->count('/write') == 2 } 5, 'a request in flight';
+    $rig->node('n2')->misbehave('mute', for => $x->id($user));
+    $rig->only('n1', 'n2');
+    $h->manager('app', $url->('n1'), hcfailed => 1);
+    my $next = $rig->send($user, '/read');
+    is $rig->receive($socket)->{status}, 502, 'what a home that was given up says is not relayed';
+    is $line->($rig->receive($next)), '200 n2 first', 'the session goes on without it';
+};
+
+# What n1 has written there again after the move.
+$story{MARK} = sub {
+    my $base = $begin->();
+    $move->();
+    is $asks->('/write?k=second'), '200 n2 first second', 'a write at n2';
+    my $old = XB::FakeMsm->value("$base.n1", writes => ['first']);
+    $rig->store('m1')->set("$base.n1", $old);
+    $rig->forget;
+    $c->jar($user)->{JSESSIONID} = "$base.n1";
+    is $asks->('/read'), '200 n2 first second', 'nobody remembers it, and yet it is found at n2';
+};
+
+$story{ANYKEY} = sub {
+    my $base = $begin->();
+    $t->get($url->('n3') . '/write?k=second', cookie => "JSESSIONID=$base.n1");
+    $rig->node('n1')->stop;
+    $disable->('n3');
+    is $asks->('/read'), '200 n2 first second', 'found under the name that n3 has given it';
+};
+
+$story{GENERATION} = sub {
+    $begin->();
+    my $n1 = $rig->node('n1');
+    $n1->stop;
+    my $told = () = $h->error_log =~ /XB0320/g;
+    $rig->idle(0.5);
+    $n1->start;
+    wait_for { $told < (() = $h->error_log =~ /XB0320/g) } 10, 'the restart to be noticed';
+    my %r = $x->burst($user);
+    is join(' ', map { "$_->{status} $_->{node}" } @{$r{$user}}), join(' ', ('200 n1') x 6),
+        'after a restart of its node six requests at once are answered';
+    is scalar(grep { $_->{own} } $n1->heads), 1, '... after one HEAD that has brought it back';
+};
+
+# n2 is slow to finish what it was asked before httpd was restarted: what it has is old. Without a
+# path of the configuration HEADs would have none: that of the cookie is forgotten, too.
+$story{PROB} = sub {
+    my $base = $begin->();
+    my ($n2, $late) = ($rig->node('n2'), $rig->refused('probe-late') // 0);
+    my $drain = sub {
+        $rig->only('n1', 'n2');
+        $rig->drain('n1');
+    };
+    my $probes = sub { return scalar grep { $_->{id} =~ /^$base/ } $n2->heads };
+    $n2->misbehave('gap', for => $x->id($user));
+    $drain->();
+    wait_for { ($rig->refused('probe-late') // 0) > $late } 10, 'a probe that is given up';
+    $h->set_conf($rig->conf("$conf XnatBalanceProbe /alive"));
+    $rig->forget;
+    is $asks->('/write?k=second'), '200 n1 first second', 'a write after a restart of httpd';
+    $drain->();
+    eval { wait_for { $probes->() > 1 } 2, 'another probe' };
+    $n2->behave;
+    $rig->idle(0.3);
+    is $asks->('/read'), '200 n1 first second', 'a write after a restart of httpd is kept';
+};
+
+my %wanted = map { $_ => 1 } @ARGV;
+for my $rule (grep { !%wanted || $wanted{$_} } sort keys %story) {
+    subtest $rule => $story{$rule};
+}
+$t->allow_log(qr/AH01114|AH00940|AH00957|AH00959|AH01170|AH00898|AH01102|AH10/);
+$t->finish;
