@@ -108,6 +108,15 @@ static proxy_worker *fail_over(xnat_request_t *xr, const xnat_fleet_t *fleet)
     return w;
 }
 
+static bool has_been_at(const xb_view_t *v, unsigned member)
+{
+    unsigned i = 0;
+    while (i < v->visited_count && v->visited[i].member != member) {
+        i++;
+    }
+    return i < v->visited_count;
+}
+
 /* A stand-in is left only by a request that is alone, so that all that are under way at once are
  * at one node. */
 unsigned xnat_elect_return(xnat_request_t *xr, unsigned home)
@@ -128,7 +137,7 @@ unsigned xnat_elect_return(xnat_request_t *xr, unsigned home)
     }
     unsigned own = xnat_fleet_member_of(xr->xb, id.route);
     proxy_worker *w = xnat_fleet_worker(own);
-    if (!w || !is_usable(w, xr->r->server) ||
+    if (!w || !has_been_at(&v, own) || !is_usable(w, xr->r->server) ||
         !xb_table_return(xnat_table, xr->ref.slot, v.word, own, xnat_now_us())) {
         return home;
     }
