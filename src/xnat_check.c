@@ -5,6 +5,7 @@
 #include "apr_strings.h"
 
 #include "xnat_config.h"
+#include "xnat_fleet.h"
 #include "xnat_log.h"
 
 static const char *file_of(server_rec *s)
@@ -41,6 +42,16 @@ static void check_routes(server_rec *s, const proxy_balancer *b)
                     b->s->name, w[j]->s->name, w[i]->s->name, w[i]->s->route);
             }
         }
+    }
+}
+
+static void check_size(server_rec *s, const proxy_balancer *b)
+{
+    if (b->workers->nelts > XNAT_FLEET_MAX) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0127),
+                        "%s: of %d members %d are balanced by their load; the others get a share "
+                        "of new sessions, which do not move",
+                        b->s->name, b->workers->nelts, XNAT_FLEET_MAX);
     }
 }
 
@@ -224,6 +235,7 @@ int xnat_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, se
             if (is_ours(&b[i])) {
                 xnat_conf_t conf = xnat_config_in_force(s, proxy, &b[i]);
                 check_routes(s, &b[i]);
+                check_size(s, &b[i]);
                 check_sticky(s, &b[i], &conf);
                 check_moves(s, &b[i], &conf);
                 if (conf.store == XNAT_STORE_NONSTICKY) {

@@ -5,6 +5,8 @@
 #include "mod_xnat_balance.h"
 #include "xnat_fleet.h"
 
+#define FAIR_SCORE 1
+
 typedef struct {
     const xnat_fleet_t *fleet;
     const bool *barred; /* by position; NULL: nobody */
@@ -20,15 +22,26 @@ static int position_of(const xnat_fleet_t *f, const proxy_worker *w)
     return -1;
 }
 
+/* A member that the snapshot has no room or no record for carries its fair share, as far as is
+ * known; of two such the less chosen one is better. */
 static int is_better(proxy_worker *current, proxy_worker *best, void *baton)
 {
     const ballot_t *ballot = baton;
+    const xb_load_t *load = ballot->fleet->load;
     int i = position_of(ballot->fleet, current);
-    if (i < 0 || (ballot->barred && ballot->barred[i])) {
+    int j = best ? position_of(ballot->fleet, best) : -1;
+    if (i >= 0 && ballot->barred && ballot->barred[i]) {
         return 0;
     }
-    int j = best ? position_of(ballot->fleet, best) : -1;
-    return j < 0 || xb_policy_better(ballot->fleet->load, (unsigned)i, (unsigned)j) < 0;
+    if (!best) {
+        return 1;
+    }
+    if (i >= 0 && j >= 0) {
+        return xb_policy_better(load, (unsigned)i, (unsigned)j) < 0;
+    }
+    return i >= 0   ? load[i].score < FAIR_SCORE
+           : j >= 0 ? load[j].score > FAIR_SCORE
+                    : current->s->elected < best->s->elected;
 }
 
 static proxy_worker *elect(proxy_balancer *b, request_rec *r, const xnat_fleet_t *fleet,
@@ -98,14 +111,23 @@ static proxy_worker *fail_over(xnat_request_t *xr, const xnat_fleet_t *fleet)
                           ? fleet->worker[before] /* it has tried its own node in vain */
                           : elect(xr->xb->balancer, xr->r, fleet, barred);
     w = w ? w : elect(xr->xb->balancer, xr->r, fleet, NULL);
-    if (w && xr->entered) {
-        unsigned now_at =
-            xb_table_rehome(xnat_table, xr->ref.slot, view.w.home,
-                            xnat_fleet_member(xr->xb->balancer, w), xnat_now_us());
+    unsigned member = w ? xnat_fleet_member(xr->xb->balancer, w) : XB_MEMBER_NONE;
+    if (member != XB_MEMBER_NONE && xr->entered) {
+        unsigned now_at = xb_table_rehome(xnat_table, xr->ref.slot, view.w.home, member,
+                                          xnat_now_us());
         at = xnat_fleet_position(fleet, now_at);
         w = at >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[at]) ? fleet->worker[at] : w;
     }
     return w;
+}
+
+static bool has_been_at(const xb_view_t *v, unsigned member)
+{
+    unsigned i = 0;
+    while (i < v->visited_count && v->visited[i].member != member) {
+        i++;
+    }
+    return i < v->visited_count;
 }
 
 /* A stand-in is left only by a request that is alone, so that all that are under way at once are
@@ -128,7 +150,7 @@ unsigned xnat_elect_return(xnat_request_t *xr, unsigned home)
     }
     unsigned own = xnat_fleet_member_of(xr->xb, id.route);
     proxy_worker *w = xnat_fleet_worker(own);
-    if (!w || !is_usable(w, xr->r->server) ||
+    if (!w || !has_been_at(&v, own) || !is_usable(w, xr->r->server) ||
         !xb_table_return(xnat_table, xr->ref.slot, v.word, own, xnat_now_us())) {
         return home;
     }
@@ -145,13 +167,18 @@ static bool is_foreign(const xnat_request_t *xr, const xnat_fleet_t *fleet, unsi
            xnat_shm->route[home].balancer != xnat_fleet_key(xr->xb->balancer);
 }
 
-/* What stock code would have done with the id, had it not been hidden. */
+/* What stock code would have done with the id, had it not been hidden. NULL: 503. */
 static proxy_worker *as_stock(const xnat_request_t *xr, const xnat_fleet_t *fleet)
 {
     for (unsigned i = 0; i < fleet->n; i++) {
-        if (xnat_request_names_route(&xr->id, fleet->worker[i]->s->route) &&
-            is_usable(fleet->worker[i], xr->r->server)) {
-            return fleet->worker[i];
+        const proxy_worker_shared *named = fleet->worker[i]->s;
+        if (xnat_request_names_route(&xr->id, named->route)) {
+            proxy_worker *w = usable_of_route(fleet, named->route, xr->r->server);
+            w = w ? w : usable_of_route(fleet, named->redirect, xr->r->server);
+            if (w || xr->xb->balancer->s->sticky_force) {
+                return w;
+            }
+            break;
         }
     }
     return elect(xr->xb->balancer, xr->r, fleet, NULL);
@@ -173,7 +200,10 @@ static proxy_worker *elect_unknown(xnat_request_t *xr, const xnat_fleet_t *fleet
         xnat_request_say(xr, XB_ELECTED, "unknown-route", NULL, NULL);
         return w;
     }
-    xnat_request_remember(xr, xnat_fleet_member(xr->xb->balancer, w));
+    unsigned member = xnat_fleet_member(xr->xb->balancer, w);
+    if (member != XB_MEMBER_NONE) {
+        xnat_request_remember(xr, member);
+    }
     if (!xr->entered) {
         return w;
     }

@@ -4,6 +4,7 @@
 
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
+#include "xnat_log.h"
 
 uint64_t xnat_fleet_key(const proxy_balancer *b)
 {
@@ -27,6 +28,19 @@ xnat_balancer_t *xnat_fleet_balancer(unsigned member)
     return xnat_fleet_worker(member) ? met[member].balancer : NULL;
 }
 
+/* Once in the life of the segment, so it does not matter that httpd's lock is held. */
+static void tell_full(const proxy_balancer *b, const proxy_worker *w)
+{
+    const xnat_balancer_t *xb = b->context;
+    if (xb && xnat_shm_may_tell(&xnat_shm->full_logged_us, INT64_MAX)) {
+        xnat_log_server(APLOG_WARNING, 0, xb->server, XB(0106),
+                        "%s: no record is left for %s: it gets its share of new sessions, which "
+                        "do not move (told once); stop and start httpd to be rid of members "
+                        "that have left the configuration",
+                        b->s->name, w->s->name);
+    }
+}
+
 /* The index is kept in worker->context, which stock code leaves to others; two threads that set
  * it at once set the same. Keyed by names, never by httpd's slot, which changes with
  * configurations. */
@@ -42,6 +56,7 @@ unsigned xnat_fleet_member(proxy_balancer *b, proxy_worker *w)
     } id = {xnat_fleet_key(b), w->s->hash.def, w->s->hash.fnv};
     unsigned member = xb_member_find(xnat_members, xb_hash(&xnat_shm->key, &id, sizeof id) | 1);
     if (member == XB_MEMBER_NONE) {
+        tell_full(b, w);
         return member;
     }
     memcpy(xnat_shm->route[member].route, w->s->route, sizeof w->s->route);

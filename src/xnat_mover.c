@@ -95,8 +95,7 @@ static bool hold_lease(void)
 int64_t xnat_mover_heartbeat_age_ms(void)
 {
     uint64_t lease = __atomic_load_n((uint64_t *)&xnat_shm->lease, __ATOMIC_ACQUIRE);
-    int64_t free_us =
-        __atomic_load_n((int64_t *)&xnat_shm->lease_free_us, __ATOMIC_RELAXED);
+    int64_t free_us = __atomic_load_n((int64_t *)&xnat_shm->lease_free_us, __ATOMIC_RELAXED);
     return lease     ? age_ms(lease)
            : free_us ? (xnat_now_us() - free_us) / 1000
                      : (xnat_now_us() - xnat_shm->started_us) / 1000;

@@ -19,8 +19,8 @@ bool xnat_mover_has_room(bool urgent);
 /* This child is about to end: what can be given up is. */
 bool xnat_mover_is_stopping(void);
 
-/* Age of the lease holder's heartbeat in ms. Nobody holds it at the start, and for a moment in a
- * graceful restart: then the time since. */
+/* Age of the lease holder's heartbeat in ms. Nobody holds it at the start, and for a moment in
+ * a graceful restart: then the time since. */
 int64_t xnat_mover_heartbeat_age_ms(void);
 
 #endif

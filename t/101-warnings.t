@@ -97,6 +97,8 @@ my @unsound = (
       config(server => "$nodes\nXnatBalanceReleaseAuth login") ],
     [ 'release without password', XB0126 => qr{XnatBalanceRelease without XnatBalanceReleaseAuth: },
       config(server => "$nodes\nXnatBalanceRelease /jmx") ],
+    [ 'very many members', XB0127 => qr{of 129 members 128 are balanced by their load},
+      config(members => [ map { "route=n$_" } 1 .. 129 ]) ],
     [ 'a method that is not inherited', XB0117 =>
       qr{lbmethod=byrequests in this virtual host .* and xnat in the main server},
       config(after => "<VirtualHost 127.0.0.1:9>\nProxyPass /x balancer://app/\n"

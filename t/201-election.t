@@ -212,9 +212,11 @@ subtest 'a standby of the same route' => sub {
     $id = 'JSESSIONID=ABCDEF06.n2';
     $h->manager('pair', $be{$_}->url, disabled => 1) for qw(n2 n3);
     is(node($c->get('/pair/echo', cookie => $id)), 'n1', 'moved to n1');
-    $h->manager('pair', $be{$_}->url, disabled => 0) for qw(n2 n3);
+    $h->manager('pair', $be{n3}->url, disabled => 0);
     $h->manager('pair', $be{n1}->url, disabled => 1);
     is(node($c->get('/pair/echo', cookie => $id)), 'n4', "to n1's standby");
+    $h->manager('pair', $be{n2}->url, disabled => 0);
+    is(node($c->get('/pair/echo', cookie => $id)), 'n2', 'and back');
 };
 
 # A fair share of n: not nothing, not all.

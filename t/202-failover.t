@@ -42,6 +42,23 @@ BalancerMember @{[ $be{n1}->url ]} route=n1
 BalancerMember @{[ $be{n2}->url ]} route=n2
 ProxySet lbmethod=xnat $sticky
 </Proxy>
+<Proxy "balancer://standby">
+BalancerMember @{[ $be{n1}->url ]} route=n1 status=+D
+BalancerMember @{[ $be{n2}->url ]} route=n1 status=+H
+BalancerMember @{[ $be{other}->url ]} route=x
+ProxySet lbmethod=xnat $sticky
+</Proxy>
+<Proxy "balancer://redirect">
+BalancerMember @{[ $be{n1}->url ]} route=n1 redirect=y status=+D
+BalancerMember @{[ $be{n3}->url ]} route=y lbset=1
+BalancerMember @{[ $be{other}->url ]} route=x
+ProxySet lbmethod=xnat $sticky
+</Proxy>
+<Proxy "balancer://bound">
+BalancerMember @{[ $be{n1}->url ]} route=n1 status=+D
+BalancerMember @{[ $be{other}->url ]} route=x
+ProxySet lbmethod=xnat $sticky nofailover=On
+</Proxy>
 <Proxy "balancer://other">
 BalancerMember @{[ $be{other}->url ]} route=other
 ProxySet lbmethod=xnat $sticky
@@ -54,6 +71,9 @@ SetHandler xnat-balance-status
 ProxyPass "/status" "!"
 ProxyPass "/balancer-manager" "!"
 ProxyPass "/other" "balancer://other/"
+ProxyPass "/standby" "balancer://standby"
+ProxyPass "/redirect" "balancer://redirect"
+ProxyPass "/bound" "balancer://bound"
 ProxyPass "/kept" "balancer://kept"
 ProxyPass "/forced" "balancer://forced/"
 ProxyPass "/" "balancer://app/"
@@ -239,6 +259,22 @@ subtest 'two balancers' => sub {
         is(node($c->get('/echo', user => $user)), $new, 'at its new home in this one');
     }
     $h->manager('app', $be{$home}->url, disabled => 0);
+};
+
+# Of a session that lives behind another balancer only its id counts, as if it were unknown.
+subtest 'two balancers, and a route that both have' => sub {
+    my $id = 'ABCDEF04.n1';
+    $c->get('/echo', cookie => "JSESSIONID=$id");
+    $h->manager('app', $be{n1}->url, disabled => 1);
+    my $home = node($c->get('/echo', cookie => "JSESSIONID=$id"));
+    like($home, qr/^n[2-5]$/, 'it has left that route');
+    my $ask = sub ($balancer) { return node($c->get("/$balancer/echo", cookie => "JSESSIONID=$id")) };
+    $t->allow_log(qr/AH01170: balancer:\/\/bound: All workers are in error state/);
+    is($ask->('standby'), 'n2', "its route's standby");
+    is($ask->('redirect'), 'n3', "its route's redirect");
+    is($ask->('bound'), 'status 503', 'nofailover');
+    is($ask->('other'), 'other', 'a balancer that does not know the route');
+    $h->manager('app', $be{n1}->url, disabled => 0);
 };
 
 # A request that waits between the choice of its worker and its sending; node() of its answer.

@@ -69,7 +69,8 @@ sub _losses ($self, $saved, $lost_at, $blind)
         push @{$bad{login}}, $name if !$a->{static} && $a->{user} ne $name;
         $nodes{$name}{ $a->{node} } = 1 if $a->{begun} > $lost_at && $a->{node} ne 'tomcat1';
         next if !defined $key || $a->{status} != 200 || $found{$name}{$key};
-        push @{$bad{ $a->{node} eq 'tomcat1' ? 'unsaved' : 'written' }}, "$name $key";
+        my $is_old = $a->{node} eq 'tomcat1' && $a->{begun} <= $lost_at;
+        push @{$bad{ $is_old ? 'unsaved' : 'written' }}, "$name $key";
     }
     push @{$bad{split}}, grep { keys %{$nodes{$_}} > 1 } sort keys %nodes;
     return \%bad;

@@ -10,6 +10,7 @@
 #   $tc->jmx(%query)               # any other question to Tomcat's JMXProxyServlet
 #   $tc->stop, $tc->kill, $tc->pause, $tc->cont  # SIGTERM, SIGKILL, SIGSTOP, SIGCONT
 #   $tc->restart                   # stopped if alive; same ports, same route, empty memory
+#   $tc->begin, $tc->is_ready      # the same in parts that do not wait, once it has ended
 #   $tc->severe                    # SEVERE lines and stack traces of its log; $tc->log_text
 #   $tc->proc (XB::Process), $tc->pid, $tc->rss_kb
 #
@@ -265,6 +266,13 @@ sub restart ($self)
 {
     $self->stop;
     return $self->_spawn->wait_ready;
+}
+
+sub begin ($self) { return $self->_spawn }
+
+sub is_ready ($self)
+{
+    return HTTP::Tiny->new(timeout => 0.3)->head($self->url('/style.css'))->{success};
 }
 
 sub route ($self) { return $self->{route} }
