@@ -24,6 +24,11 @@
 #define NEVER_QUIET_US (3 * SECOND_US)
 #define SPARED_US (120 * SECOND_US)
 
+/* Slots of the table in one tick: a large one is walked in several, or it would cost a core. */
+#define SHARE (128 * 1024)
+/* DryRun's lines in a minute. */
+#define DRY_LINES 10
+
 /* One balancer that wants something moved in this tick. */
 typedef struct {
     xnat_balancer_t *xb;
@@ -42,7 +47,8 @@ typedef struct {
 static plan_t plans[PLANS_MAX]; /* mover thread only; large, so not on its stack */
 static unsigned plan_count;
 static int64_t overload_us;
-static int64_t told_us[XB_REFUSALS];              /* refusals of moves that were not begun */
+static int64_t told_us[XNAT_BALANCERS_MAX][XB_REFUSALS]; /* refusals of what was not begun */
+static bool full; /* a job of this tick has found no room */
 static int64_t draining_since_us[XB_MEMBERS_MAX]; /* 0: not draining */
 
 /* ---- plans */
@@ -173,9 +179,36 @@ static xnat_job_t job_of(const plan_t *p, uint32_t slot, const xb_view_t *v, uns
  * a second for each session. */
 static void tell_no_target(const xnat_job_t *job, xb_refusal_t why, int64_t now)
 {
-    if (now - told_us[why] > 10 * SECOND_US) {
-        told_us[why] = now;
+    int64_t *told = &told_us[job->xb->record][why];
+    if (*told == 0 || now - *told > 10 * SECOND_US) {
+        *told = now;
         xnat_move_refused(job, why);
+    }
+}
+
+/* The lines are bounded, the count is exact. */
+static void tell_dry_run(const xnat_job_t *job, int64_t now)
+{
+    static int64_t since_us;
+    static unsigned lines;
+    char digest[XB_DIGEST_SIZE];
+    xnat_count(&xnat_shm->refusals[XB_NO_DRY_RUN]);
+    if (since_us == 0 || now - since_us >= 60 * SECOND_US) {
+        since_us = now;
+        lines = 0;
+    }
+    lines++;
+    if (lines <= DRY_LINES) {
+        xnat_log_server(APLOG_NOTICE, 0, job->xb->server, XB(0303),
+                        "session %s would be moved from %s to %s (%s), but " XNAT_MOVE
+                        " is DryRun",
+                        xnat_digest(job->tag, digest), xnat_shm->route[job->from].route,
+                        xnat_shm->route[job->to].route, xb_move_name(job->reason));
+    }
+    else if (lines == DRY_LINES + 1) {
+        xnat_log_server(APLOG_NOTICE, 0, job->xb->server, XB(0305),
+                        "more sessions would be moved than are told in a minute: the status "
+                        "page counts them (would_have_moved)");
     }
 }
 
@@ -183,18 +216,17 @@ static void tell_no_target(const xnat_job_t *job, xb_refusal_t why, int64_t now)
  * once. */
 static void dry_run(const xnat_job_t *job, int64_t now)
 {
-    char digest[XB_DIGEST_SIZE];
     unsigned token;
     int64_t rest = job->xb->conf.rest > SECOND_US ? job->xb->conf.rest : SECOND_US;
-    if (!xb_table_gate(xnat_table, job->slot, job->seen, job->from, false, now, &token)) {
-        return;
+    if (xb_table_gate(xnat_table, job->slot, job->seen, job->from, false, now, &token)) {
+        xb_table_abort(xnat_table, job->slot, token, now + rest);
+        tell_dry_run(job, now);
     }
-    xb_table_abort(xnat_table, job->slot, token, now + rest);
-    xnat_count(&xnat_shm->refusals[XB_NO_DRY_RUN]);
-    xnat_log_server(APLOG_NOTICE, 0, job->xb->server, XB(0303),
-                    "session %s would be moved from %s to %s (%s), but " XNAT_MOVE " is DryRun",
-                    xnat_digest(job->tag, digest), xnat_shm->route[job->from].route,
-                    xnat_shm->route[job->to].route, xb_move_name(job->reason));
+}
+
+static void submit(const xnat_job_t *job)
+{
+    full = !xnat_mover_submit(job) || full;
 }
 
 static void carry_out(const xnat_job_t *job, int64_t now)
@@ -203,7 +235,7 @@ static void carry_out(const xnat_job_t *job, int64_t now)
         dry_run(job, now);
     }
     else {
-        xnat_mover_submit(job);
+        submit(job);
     }
 }
 
@@ -218,7 +250,7 @@ static void consider_verify(const plan_t *p, uint32_t slot, const xb_view_t *v, 
         xnat_job_t job = job_of(p, slot, v, at, -1);
         job.kind = XNAT_JOB_VERIFY;
         job.reason = XB_MOVE_DRAIN;
-        xnat_mover_submit(&job);
+        submit(&job);
     }
 }
 
@@ -344,6 +376,36 @@ static void move_overloaded(plan_t *p, int64_t now)
     }
 }
 
+static bool any_overloaded(void)
+{
+    for (unsigned i = 0; i < plan_count; i++) {
+        if (plans[i].overloaded) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Goes on where the last one ended, or where a job found no room, so that none is passed over
+ * for ever. Only overload, which takes the best of the share, looks further then. */
+static void walk(int64_t now)
+{
+    static uint32_t next;
+    uint32_t slots = xb_table_slots(xnat_table), n = slots < SHARE ? slots : SHARE, slot = next;
+    bool on = any_overloaded(), held_up = false;
+    full = false;
+    for (uint32_t i = 0; plan_count && i < n && (on || !full); i++) {
+        slot = slot < slots ? slot : 0;
+        consider(slot, now);
+        if (full && !held_up) {
+            held_up = true;
+            next = slot;
+        }
+        slot++;
+    }
+    next = held_up ? next : slot;
+}
+
 void xnat_choose_run(int64_t now)
 {
     plan_count = 0;
@@ -351,9 +413,7 @@ void xnat_choose_run(int64_t now)
     if (now - overload_us >= OVERLOAD_EVERY_US) {
         overload_us = now;
     }
-    for (uint32_t slot = 0; plan_count && slot < xb_table_slots(xnat_table); slot++) {
-        consider(slot, now);
-    }
+    walk(now);
     for (unsigned i = 0; i < plan_count; i++) {
         move_overloaded(&plans[i], now);
     }
