@@ -24,7 +24,8 @@ my %case = map { ('n' . ($_ + 1) => $cases[$_]) } 0 .. $#cases;
 my $t = XB::Test->new;
 $t->write('login', "$XB::FakeJmx::LOGIN\n");
 chmod 0600, $t->path('login');
-my $rig = XB::MoveRig->new($t, nodes => [ 't', sort keys %case ], conf => <<"END");
+my $rig = XB::MoveRig->new($t, nodes => [ 't', sort keys %case ],
+                           member => 'lbset=1', conf => <<"END");
 XnatBalanceRelease /manager/jmxproxy
 XnatBalanceReleaseAuth @{[ $t->path('login') ]}
 XnatBalanceMemcachedTimeout 1s
@@ -35,7 +36,7 @@ sub calls ($name, $what) { return grep { $_->{what} eq $what } XB::FakeJmx::call
 sub held ($word) { return $rig->status->{copies_held_by_reason}{$word} }
 sub released () { return $rig->status->{copies}{released} }
 
-# A session at each, and no other.
+# A session at each, and no other. All then go to t, since that is to be elected first.
 my %id;
 $rig->only;
 for my $name (sort keys %case) {
@@ -47,6 +48,7 @@ for my $name (sort keys %case) {
     $rig->ask($name, "/write?k=$name");
     $rig->httpd->manager('app', $node->url, disabled => 1);
 }
+$rig->httpd->manager('app', $rig->node('t')->url, set => { w_ls => 0 });
 $rig->open;
 $rig->drain($_) for sort keys %case;
 wait_for { $rig->moved == keys %case } 30, 'all to move';
@@ -91,8 +93,10 @@ sub moved_away ($user)
 {
     XB::FakeJmx::misbehave($rig->node('n1'), 'drop');
     $rig->undrain('n1');
+    $rig->only('n1');
     my $id = $rig->login($user, 'n1');
     $rig->drain('n1');
+    $rig->open;
     wait_for { $rig->ask($user, '/read')->{node} eq 't' } 10, 'a move';
     return $id;
 }
@@ -121,6 +125,7 @@ subtest 'memcached does not show the session at all' => sub {
 subtest 'the copy is not where it was looked for' => sub {
     my ($before, $c) = (released, $rig->client);
     $rig->undrain('n1');
+    $rig->only('n1');
     wait_for {
         delete $c->jar('x')->{JSESSIONID};
         $c->get('/x/login', user => 'x');
@@ -130,6 +135,7 @@ subtest 'the copy is not where it was looked for' => sub {
     $c->get('/x/read', user => 'x') for 1, 2;
     XB::FakeJmx::misbehave($rig->node('n1'), 'elsewhere');
     $rig->drain('n1');
+    $rig->open;
     wait_for { held('copy-not-found') } 10, 'it is not found';
     is((calls('n1', 'find'))[-1]{context}, '/x', '... in its context');
     is released, $before, 'nor taken for gone';
