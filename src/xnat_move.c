@@ -59,6 +59,10 @@ static bool shut_gate(xnat_steps_t *m)
         m->begun_us = v.gated_us; /* its requests have been waiting since */
     }
     m->deadline_us = m->begun_us + m->xb->conf.gate_timeout * 9 / 10;
+    if (m->deadline_us < xnat_now_us() + m->xb->conf.gate_timeout / 2) {
+        /* It was long in coming up: the first ones have given up, others wait by now. */
+        m->deadline_us = xnat_now_us() + m->xb->conf.gate_timeout / 2;
+    }
     m->hands->deadline_us = m->deadline_us;
     if (!was_chosen(job)) {
         return xb_table_regate(xnat_table, job->slot, &m->token);

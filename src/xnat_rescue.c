@@ -206,6 +206,29 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
     return true;
 }
 
+/* A mover that was lost while it had this gate may have asked a node already: that one may be
+ * taking the session over this very moment, and then there is no key, or still the old one. */
+static void let_finish(const xnat_steps_t *m)
+{
+    xnat_fleet_t fleet;
+    xb_view_t v;
+    bool asked = false;
+    if (!xb_table_view(xnat_table, m->job->slot, &v)) {
+        return;
+    }
+    for (unsigned i = 0; i < v.visited_count; i++) {
+        asked =
+            asked || (v.visited[i].member != m->from && v.visited[i].touched_us > v.gated_us);
+    }
+    xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), &fleet);
+    int home = xnat_fleet_position(&fleet, m->from), at = home;
+    int64_t end = xnat_now_us() + xnat_steps_left(m, m->xb->conf.gate_timeout / 4);
+    while (asked && (at == home || at == -1) && xnat_now_us() < end) {
+        apr_sleep(10000);
+        at = position_of_key(m, &fleet, home);
+    }
+}
+
 /* Nobody has it. Its requests go on together, but its entry is no longer worth that of a session
  * that lives. What only a client has named is none that was lost. */
 static void lose(const xnat_steps_t *m)
@@ -232,6 +255,7 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
 {
     xnat_fleet_t fleet;
     int owner;
+    let_finish(m);
     if (!choose(m, &fleet) && !(xnat_release_former(m) && choose(m, &fleet))) {
         return XB_NO_TARGET;
     }

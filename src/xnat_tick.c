@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 
 #include "mod_xnat_balance.h"
 #include "xnat_choose.h"
@@ -18,7 +19,6 @@
 #define LIVE_US (30 * 60 * SECOND_US)
 /* A gate that a request has shut is seen to within milliseconds, or has been overlooked. */
 #define OVERLOOKED_US 300000
-#define TENDED 4096
 
 static uint64_t wanted_seen; /* how far the ring of wanted sessions has been read */
 static int64_t folded_us, children_us;
@@ -123,12 +123,21 @@ static void meet_members(xnat_balancer_t *xb, void *ctx)
 
 /* ---- gates that were shut by others */
 
-/* Gates that this process has seen to lately; a slot that is overwritten is seen to again. */
-typedef struct {
-    uint32_t slot;
-    int64_t gated_us;
-} tended_t;
-static tended_t tended[TENDED];
+/* By slot: when the gate was shut that this process has seen to last. Two jobs for one gate would
+ * ask two nodes to take the session over. Mover thread only; NULL: no memory. */
+static int64_t *tended_us;
+
+static bool is_tended(uint32_t slot, const xb_view_t *v)
+{
+    return tended_us && tended_us[slot] == v->gated_us;
+}
+
+static void note_tended(uint32_t slot, int64_t gated_us)
+{
+    if (tended_us) {
+        tended_us[slot] = gated_us;
+    }
+}
 
 static void reopen(uint32_t slot)
 {
@@ -143,7 +152,7 @@ static void reopen(uint32_t slot)
 /* A gate without target was shut by a request; one with it by a mover that is lost. */
 static void see_to(uint32_t slot, const xb_view_t *v)
 {
-    tended[slot % TENDED] = (tended_t){slot, v->gated_us};
+    note_tended(slot, v->gated_us);
     xnat_balancer_t *xb = xnat_fleet_balancer(v->w.home);
     proxy_worker *home = xnat_fleet_worker(v->w.home);
     if (!xb || !xb->conf.nodes) {
@@ -175,7 +184,7 @@ void xnat_tick_serve(void)
     xb_view_t v;
     while (xnat_mover_has_room(true) && xnat_shm_wanted(&wanted_seen, &slot)) {
         if (slot < xb_table_slots(xnat_table) && xb_table_view(xnat_table, slot, &v) &&
-            v.w.state == XB_MOVING) {
+            v.w.state == XB_MOVING && !is_tended(slot, &v)) {
             see_to(slot, &v);
         }
     }
@@ -189,9 +198,10 @@ static bool is_abandoned(uint32_t slot, const xb_view_t *v, int64_t now)
     int64_t age_us = now - v->gated_us,
             most = xb ? xb->conf.gate_timeout + SECOND_US : SECOND_US;
     bool asked = v->target == XB_MEMBER_NONE || v->target == v->w.home;
-    bool known =
-        tended[slot % TENDED].slot == slot && tended[slot % TENDED].gated_us == v->gated_us;
-    return age_us > most || (asked && !known && age_us > OVERLOOKED_US);
+    bool all_read = wanted_seen ==
+                    __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
+    return age_us > most ||
+           (asked && all_read && !is_tended(slot, v) && age_us > OVERLOOKED_US);
 }
 
 /* all: of a lost mover, and whatever its requests have asked for. */
@@ -201,7 +211,8 @@ static void adopt_gates(int64_t now, bool all)
         xb_view_t v;
         if (xb_table_view(xnat_table, slot, &v) && v.w.state == XB_MOVING &&
             (all || is_abandoned(slot, &v, now))) {
-            see_to(slot, &v);
+            note_tended(slot, 0);
+            xnat_shm_want(slot); /* served as there is room */
         }
     }
 }
@@ -209,6 +220,9 @@ static void adopt_gates(int64_t now, bool all)
 void xnat_tick_begin(void)
 {
     xnat_choose_begin();
+    if (!tended_us) {
+        tended_us = calloc(xb_table_slots(xnat_table), sizeof *tended_us);
+    }
     wanted_seen = __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
     xnat_config_each(meet_members, NULL);
     adopt_gates(xnat_now_us(), true);

@@ -104,6 +104,8 @@ figures('users elsewhere, meanwhile',
         map { $_->[1] } grep { $_->[0] >= $begin && $_->[0] < $end } @else);
 my $gates = $site->status->{gates};
 printf "gates: %s\n", join ', ', map { "$_ $gates->{$_}" } sort keys %$gates;
+my $movers = () = $site->httpd->error_log =~ /XB0313/g;
+print "movers: $movers\n";
 my $refused = $site->refusals;
 printf "not taken over: %s\n", join ', ', map { "$_ $refused->{$_}" } sort keys %$refused;
 $t->shut_down;
