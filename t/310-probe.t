@@ -277,6 +277,30 @@ subtest 'ajp' => sub {
 
 # ---- members that misbehave
 
+subtest 'GET: the body, up to a limit' => sub {
+    for my $how ('', '&chunked=1') {
+        my $a = probe('n1', "/x?n=9$how", get => 1);
+        is_rc($a, 'answered', "of nine bytes $how");
+        is "$a->{body} $a->{body_bytes} $a->{body_cut}", 'xxxxxxxxx 9 0', 'which are there';
+        $a = probe('n1', "/x?n=65536$how", get => 1);
+        is "$a->{rc} $a->{body_bytes} $a->{body_cut}", 'answered 65536 0', 'of just as many as may be';
+        $a = probe('n1', "/x?n=90000$how", get => 1);
+        is "$a->{rc} $a->{body_bytes} $a->{body_cut}", 'answered 65536 1', 'of more: cut';
+        $a = probe('n1', "/x?n=9&code=404$how", get => 1);
+        is "$a->{rc} $a->{status} $a->{body_bytes}", 'answered 404 9', 'whatever the status';
+    }
+    my ($req) = ($n1->requests)[-1];
+    is "$req->{method} $req->{uri}", 'GET /x?n=9&code=404&chunked=1', 'asked with the query';
+    is_rc(probe('n1', '/x?n=300000', get => 1), 'broken', 'far too long');
+    is_rc(probe('n1', '/cut?n=100', get => 1), 'broken', 'not whole');
+    is_rc(probe('n1', '/trickle?n=100&ms=20', get => 1, budget => 300), 'late', 'too slow');
+    is_rc(probe('n1', '/x?n=9', get => 1, times => 5), 'answered', 'again');
+    my $a = probe('n1', '/x?n=9');
+    is "$a->{rc} $a->{body_bytes}", 'answered 0', 'a HEAD brings none';
+    is_rc(probe('a1', '/x?q=7', get => 1), 'answered', 'ajp');
+    is(($a1->records)[-1]{query}, 'q=7', '... with the query';
+};
+
 subtest 'one deadline for all of it' => sub {
     is_bounded(probe('n1', '/hang', budget => 300), 300, 'no answer');
     is_bounded(probe('n1', '/drip', budget => 300), 300, 'a byte now and then');

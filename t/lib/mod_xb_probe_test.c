@@ -30,6 +30,7 @@ struct job_t {
     job_t *next;
     xnat_probe_request_t request;
     unsigned times;
+    int get;   /* with the body */
     int async; /* nobody waits: the thread frees it */
     apr_pool_t *pool;
     /* by the thread, under the mutex */
@@ -37,6 +38,9 @@ struct job_t {
     xnat_probe_rc_t rc;
     int status;
     const char *cookies; /* members of a JSON array */
+    const char *body;    /* its first bytes */
+    apr_size_t body_bytes;
+    int body_cut;
     apr_interval_time_t elapsed;
 };
 
@@ -51,13 +55,16 @@ static void run_job(xnat_probe_t *probe, job_t *job)
     xnat_probe_answer_t answer;
     apr_time_t start = apr_time_now();
     for (unsigned i = 0; i < job->times; i++) {
-        job->rc = xnat_probe_head(probe, &job->request, &answer);
+        job->rc = (job->get ? xnat_probe_get : xnat_probe_head)(probe, &job->request, &answer);
         if (job->rc != XNAT_PROBE_ANSWERED) {
             break;
         }
     }
     job->elapsed = apr_time_now() - start;
     job->status = answer.status;
+    job->body_bytes = answer.body_bytes;
+    job->body_cut = answer.body_cut;
+    job->body = answer.body ? apr_pstrmemdup(job->pool, answer.body, 20) : "";
     job->cookies = "";
     for (unsigned i = 0; i < answer.cookies; i++) {
         job->cookies = apr_psprintf(job->pool, "%s%s\"%s\"", job->cookies, i ? "," : "",
@@ -179,6 +186,7 @@ static job_t *make_job(request_rec *r)
     proxy_balancer *b = ap_proxy_get_balancer(r->pool, conf, arg(r, "balancer"), 0);
     job->pool = pool;
     job->times = (unsigned)number(r, "times", 1);
+    job->get = number(r, "get", 0);
     job->async = number(r, "async", 0);
     job->request =
         (xnat_probe_request_t){.server = r->server,
@@ -230,6 +238,9 @@ static int handler(request_rec *r)
     }
     ap_rprintf(r, "{\"rc\":\"%s\",\"status\":%d,\"set_cookie\":[%s],", rc[job->rc], job->status,
                job->cookies);
+    ap_rprintf(r, "\"body\":\"%s\",\"body_bytes\":%d,\"body_cut\":%d,",
+               ap_escape_quotes(r->pool, ap_escape_html(r->pool, job->body)),
+               (int)job->body_bytes, job->body_cut);
     ap_rprintf(r, "\"elapsed_ms\":%d,\"pid\":%d}", (int)apr_time_as_msec(job->elapsed),
                (int)getpid());
     apr_pool_destroy(job->pool);
