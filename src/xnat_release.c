@@ -25,6 +25,10 @@
  */
 #define NODE_BACK_OFF_MAX 6
 #define TRIES 6
+/* MSM deletes the key of an expired session once more at the end, when the application's
+ * listeners are through and the session can no longer be seen. If that end was not seen, the
+ * session must not come back, to the same key, before it has surely come. */
+#define UNANSWERED_US (60 * SECOND_US)
 #define TRIED 1024
 
 enum { NOT_NOW = XB_HELDS + 1 }; /* beside xb_held_t, where XB_HELDS = released: no failure */
@@ -83,7 +87,7 @@ static void note_node_locked(unsigned member, bool works, int64_t now)
     mine.node[member].failures = works ? 0 : mine.node[member].failures + 1;
 }
 
-static void note_session_locked(uint64_t tag, unsigned member, int64_t now)
+static void note_session_locked(uint64_t tag, unsigned member, int64_t now, int64_t at_least)
 {
     unsigned i = tried_at(tag, member);
     bool again = mine.tried[i].tag == tag && mine.tried[i].member == member;
@@ -91,7 +95,8 @@ static void note_session_locked(uint64_t tag, unsigned member, int64_t now)
     mine.tried[i].tag = tag;
     mine.tried[i].member = member;
     mine.tried[i].failures = failures + 1;
-    mine.tried[i].next_us = now + back_off_us(failures + 1);
+    int64_t wait = back_off_us(failures + 1);
+    mine.tried[i].next_us = now + (wait > at_least ? wait : at_least);
 }
 
 static void tell_held(const xnat_job_t *job, xb_held_t held)
@@ -117,7 +122,8 @@ static void tell_released(const xnat_job_t *job)
                     xnat_shm->route[job->from].route);
 }
 
-static void settle(const xnat_job_t *job, int outcome)
+/* unanswered: the node was told to expire it, and may still be about it. */
+static void settle(const xnat_job_t *job, int outcome, bool unanswered)
 {
     int64_t now = xnat_now_us();
     bool of_node = outcome <= XB_HELD_NO_MANAGER;
@@ -125,8 +131,8 @@ static void settle(const xnat_job_t *job, int outcome)
     if (outcome != NOT_NOW && outcome != XB_HELD_NOT_STORED) {
         note_node_locked(job->from, !of_node, now);
     }
-    if (!of_node && outcome < XB_HELDS) {
-        note_session_locked(job->tag, job->from, now);
+    if (unanswered || (!of_node && outcome < XB_HELDS)) {
+        note_session_locked(job->tag, job->from, now, unanswered ? UNANSWERED_US : 0);
     }
     pthread_mutex_unlock(&mine.lock);
     if (outcome < XB_HELDS) {
@@ -143,8 +149,9 @@ typedef struct {
     xnat_hands_t *hands;
     const xnat_job_t *job; /* from: the former home; slot, tag */
     unsigned home;
-    unsigned flags; /* of the session */
-    bool lost_home; /* what still hangs there does not matter */
+    unsigned flags;  /* of the session */
+    bool unanswered; /* it was told to expire the copy and has not said that it did */
+    bool lost_home;  /* what still hangs there does not matter */
     char live[XB_ID_MAX + 1], former[XB_ID_MAX + 1]; /* the session's id at either */
     xnat_jmx_t jmx;
 } release_t;
@@ -265,6 +272,7 @@ static int expire(release_t *r, unsigned token)
             return NOT_NOW;
         }
         held = xnat_jmx_expire(&r->jmx, r->former);
+        r->unanswered = held == XB_HELD_UNREACHABLE;
         if (held == XB_HELDS) {
             held = xnat_jmx_look(&r->jmx, r->former, &there);
         }
@@ -379,7 +387,7 @@ void xnat_release_run(xnat_hands_t *hands, const xnat_job_t *job)
     if (outcome == XB_HELD_NO_JMX || outcome == XB_HELD_NO_MANAGER) {
         xnat_jmx_forget(&r.jmx); /* the application was deployed anew, perhaps */
     }
-    settle(job, outcome);
+    settle(job, outcome, r.unanswered);
     pthread_mutex_lock(&mine.lock);
     for (unsigned i = 0; i < AT_ONCE; i++) {
         if (mine.in_work[i] == job->tag) {
@@ -417,7 +425,7 @@ bool xnat_release_former(xnat_steps_t *m)
         apr_cpystrn(r.live, m->old_text, sizeof r.live);
         int outcome = name_copy(&r) ? begin(&r) : NOT_NOW;
         outcome = outcome == XB_HELDS ? expire(&r, m->token) : outcome;
-        settle(&job, outcome);
+        settle(&job, outcome, r.unanswered);
         any = outcome == XB_HELDS;
     }
     return any;
