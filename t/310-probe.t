@@ -298,7 +298,7 @@ subtest 'GET: the body, up to a limit' => sub {
     my $a = probe('n1', '/x?n=9');
     is "$a->{rc} $a->{body_bytes}", 'answered 0', 'a HEAD brings none';
     is_rc(probe('a1', '/x?q=7', get => 1), 'answered', 'ajp');
-    is(($a1->records)[-1]{query}, 'q=7', '... with the query';
+    is(($a1->records)[-1]{query}, 'q=7', '... with the query');
 };
 
 subtest 'one deadline for all of it' => sub {
