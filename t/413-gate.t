@@ -131,6 +131,8 @@ subtest 'waiting ends' => sub {
     my $served = $seen->($n1, $id);
     my $mover = $rig->mover_pid;
     kill STOP => $mover;
+    wait_for { !grep { $t->slurp($_) !~ /\) T / } glob "/proc/$mover/task/*/stat" } 5,
+        'all of its threads to stand still';
     $c->close;                          # kept connections lead to it
     my $started = time;
     my $r = $rig->receive($rig->send('stuck', '/read'));
