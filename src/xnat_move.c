@@ -103,19 +103,33 @@ static xb_refusal_t ask_home(xnat_steps_t *m, const char *id, bool *named)
     return any && !*named ? XB_NO_RENAMED : XB_REFUSALS;
 }
 
-/* The home has answered, but MSM stores later, in a thread of its own. */
+/* The home has answered, but MSM stores later, in threads of its own, one after the other what
+ * was asked for before: a large session's last requests may still be waiting there. What comes
+ * after the takeover would make the old key anew. So it is over only when nothing has come for
+ * longer than anything took before. */
 static xb_refusal_t wait_for_store(xnat_steps_t *m, int64_t before_ms)
 {
-    int64_t end = xnat_now_us() + xnat_steps_left(m, m->xb->conf.gate_timeout / 4);
+    int64_t last_us = xnat_now_us(), now = last_us, still_us = SETTLE_US;
+    int64_t end = last_us + xnat_steps_left(m, m->xb->conf.gate_timeout / 3);
     apr_interval_time_t nap = 500;
-    xb_refusal_t why = check(m);
-    while (why == XB_REFUSALS && m->stored_ms == before_ms) {
-        if (xnat_now_us() >= end || xnat_mover_is_stopping()) {
+    bool stored = false;
+    xb_refusal_t why;
+    while ((why = check(m)) == XB_REFUSALS) {
+        now = xnat_now_us();
+        if (m->stored_ms != before_ms) {
+            still_us = (now - last_us) * 2 > still_us ? (now - last_us) * 2 : still_us;
+            before_ms = m->stored_ms;
+            last_us = now;
+            stored = true;
+        }
+        else if (stored && now - last_us >= still_us) {
+            break;
+        }
+        if (now >= end || xnat_mover_is_stopping()) {
             return XB_NO_FLUSH;
         }
         apr_sleep(nap);
         nap = nap < 8000 ? nap * 2 : nap;
-        why = check(m);
     }
     return why;
 }

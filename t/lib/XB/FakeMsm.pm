@@ -12,7 +12,8 @@
 #   login         begins a session (node=m2: on that memcached; path=/x: its cookie says so)
 #   write?k=K     adds K to it          read    gives { id, node, writes }       logout  ends it
 #   others        as XB::Backend, in the session that the cookie names
-#   any of these: ms=N the work takes so long, ends=N it is stored N ms after the answer
+#   any of these: ms=N the work takes so long, ends=N it is stored N ms after the answer, queue=N
+#                 so long after what its node was to store before; HEADs are stored after that too
 # A session is kept under the id that its cookie has: one that moves leaves its copy behind;
 # whoever comes with that id is served from it, and its key is written again, as MSM does.
 #   $n->misbehave('hang', for => $id, ms => 300)   # at the module's HEADs; without for: of all
@@ -198,6 +199,15 @@ sub _back_up ($self, $id)
     return;
 }
 
+# One after the other, as by MSM's threads when they cannot keep up.
+sub _in_turn ($self, $code)
+{
+    open my $lock, '>>', $self->_file('queue') or die "queue: $!";
+    flock $lock, LOCK_EX;
+    $code->();
+    return;
+}
+
 sub _forget ($self, $id)
 {
     my $mc = $self->_memcached($self->node_of($id)) // return;
@@ -282,6 +292,10 @@ sub _use ($self, $req, $conn, $id, $word)
         push @{$req->{query}{header}}, join ': ', @cookie if @cookie;
         $conn->_builtin($req);
     }
+    if (my $queue = $req->{query}{queue}) {
+        $self->_in_turn(sub { $conn->pause($queue->[0] / 1000); $self->_back_up($own) });
+        return 1;
+    }
     $conn->pause($req->{query}{ends}[0] / 1000) if $req->{query}{ends};
     $self->_back_up($own) if $word eq 'write' || defined $taken || $req->{query}{ends};
     return 1;
@@ -360,8 +374,8 @@ sub _take_over ($self, $req, $conn, $id, $trick)
     my @cookie = $own ne $was && $how ne 'no-cookie' ? $self->_cookie($own, $path) : ();
     $conn->respond($trick->{code} // 404, \@cookie, '') if $how !~ /^(?:late|mute)$/;
     $conn->{close} = 1 if $how eq 'late';
-    my $writes = $self->_take($own);
-    $self->_store($own, $writes) if $how !~ /^(?:forgets|never-stores)$/;
+    $self->_in_turn(sub { $self->_store($own, $self->_take($own)) })
+        if $how !~ /^(?:forgets|never-stores)$/;
     $conn->until_closed if $how eq 'mute';
     return;
 }

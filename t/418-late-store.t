@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+# A home that is behind with storing: a session is taken over only when all is stored, or what
+# comes late would make its old key anew, which requests with the old id would then get.
+use v5.36;
+use Test::More;
+use XB::Test;
+use XB::MoveRig;
+
+my $t = XB::Test->new;
+my $rig = XB::MoveRig->new($t, nodes => [qw(n1 n2)], conf => <<'END');
+XnatBalanceMove Drain
+XnatBalanceMemcachedTimeout 1s
+END
+my $c = $rig->client;
+$rig->only('n1');
+my $id = $rig->login('u', 'n1');
+$rig->open;
+my @r = $c->many([ map { { path => "/write?k=$_&queue=250", user => 'u' } } 1 .. 3 ],
+                 parallel => 3);
+is join(' ', map { $_->{status} } @r), '200 200 200', 'writes that are stored one by one';
+$rig->drain('n1');
+wait_for { $rig->moved } 10, 'the move';
+$rig->idle(1);
+is $rig->node('n1')->stored($id), undef, 'the old key has not come back';
+is_deeply [ sort @{$rig->node('n2')->stored($c->session('u') =~ s/n1$/n2/r)} ], [ 1 .. 3 ],
+    'the new one has all';
+is_deeply [ sort @{$rig->ask('u', '/read')->{json}{writes}} ], [ 1 .. 3 ], 'and so does its node';
+$t->finish;
