@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* To be preloaded: while the file named by XB_NO_THREADS is there, mod_xnat_balance cannot start
- * threads. Others can: httpd itself must go on. */
+/* To be preloaded: while the file named by XB_NO_THREADS is there, mod_xnat_balance cannot
+ * start threads. Others can: httpd itself must go on. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <execinfo.h>
@@ -25,10 +25,13 @@ static int is_asked_by_the_module(void)
     return 0;
 }
 
-int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg)
+int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *),
+                   void *arg)
 {
     const char *file = getenv("XB_NO_THREADS");
     create_t *real = (create_t *)dlsym(RTLD_NEXT, "pthread_create");
-    return file && access(file, F_OK) == 0 && is_asked_by_the_module() ? EAGAIN
-                                                                      : real(thread, attr, fn, arg);
+    if (file && access(file, F_OK) == 0 && is_asked_by_the_module()) {
+        return EAGAIN;
+    }
+    return real(thread, attr, fn, arg);
 }
