@@ -124,7 +124,9 @@ sub rescued ($self, %answers)
         $at{ $now->{node} }++;
     }
     is(join("\n", sort keys %wrong), '',
-        "each session goes on at one other node after one HEAD, nothing lost");
+        "each session goes on at one other node after one HEAD, nothing lost")
+        or Test::More::diag(join '', 'refusals: ', explain({ $rig->refusals }),
+            grep { /XB0[23]/ } (split /^/, $rig->httpd->error_log)[ -60 .. -1 ]);
     return %at;
 }
 
