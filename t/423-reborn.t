@@ -217,10 +217,14 @@ subtest 'a request that outlives its node' => sub {
     $rig->login('d', 'n1');
     $rig->open;
     my ($first) = burst($rig, 'd');
-    my $slow = $rig->send('d', '/bytes?n=2000000');     # answered, not read yet
+    my $slow = $rig->send('d', '/bytes?n=40000000');    # answered, not read yet
     wait_for { grep { $_->{path} eq '/bytes' } $n1->requests } 5, 'the transfer';
+    my $in_flight = sub { $rig->status->{sessions_by_state}{'in-flight'} };
+    $t->allow_log(qr/AH01110/);
     restart($rig, 'n1');
+    is $in_flight->(), 1, 'its client has yet to read';
     $rig->receive($slow);
+    wait_for { !$in_flight->() } 5, 'its end';
     $n1->clear;
     my ($second, @bad) = burst($rig, 'd');
     is_deeply [ @bad, map { lost($rig, $_) } $first, $second ], [], 'served, nothing lost';
