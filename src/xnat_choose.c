@@ -257,7 +257,7 @@ static void consider_verify(const plan_t *p, uint32_t slot, const xb_view_t *v, 
 /* Its last gate was to lead elsewhere, and did not. */
 static bool is_spared(const xb_view_t *v, int64_t now)
 {
-    return v->gated_us && now - v->gated_us < SPARED_US && v->target != XB_MEMBER_NONE &&
+    return v->gated_us && now - v->gated_us < SPARED_US && v->target < XB_MEMBERS_MAX &&
            v->target != v->w.home;
 }
 

@@ -9,6 +9,7 @@
 #include "xnat_fleet.h"
 #include "xnat_log.h"
 #include "xnat_mover.h"
+#include "xnat_tick.h"
 
 /* Without a mover that has been heard of lately nobody would open the gate again. */
 #define MOVER_LOST_MS 3000
@@ -60,7 +61,7 @@ static bool is_tended(const xnat_balancer_t *xb)
 }
 
 /* One of the session's requests gets through here; the others find the gate shut. The target
- * tells the mover why: none = find its home or another, the home itself = ask that first. */
+ * tells the mover why: any = away from a lost home, the home itself = ask that first. */
 static void shut(uint32_t slot, unsigned home, unsigned target, bool fence)
 {
     xb_view_t view;
@@ -172,7 +173,7 @@ int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
     xr->rescued = home;
     xb_table_leave(xnat_table, &xr->ref, xnat_now_us(), 0, 0, xr->xb->decay.half_life_s);
     xr->entered = false;
-    shut(slot, home, XB_MEMBER_NONE, fence);
+    shut(slot, home, XNAT_TARGET_ANY, fence);
     return xnat_gate_enter(xr);
 }
 
@@ -212,8 +213,7 @@ int xnat_gate_look_up(xnat_request_t *xr)
     bool forgot;
     xb_insert_t rc = xb_table_insert_shut(xnat_table, xr->tag, xr->id.whole, member,
                                           XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN,
-                                          xnat_request_path(xr), xnat_now_us(), &slot,
-                                          &forgot);
+                                          xnat_request_path(xr), xnat_now_us(), &slot, &forgot);
     xnat_request_forgot(xr, forgot);
     if (rc == XB_INSERT_NEW) {
         xnat_shm_want(slot);

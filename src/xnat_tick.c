@@ -123,8 +123,8 @@ static void meet_members(xnat_balancer_t *xb, void *ctx)
 
 /* ---- gates that were shut by others */
 
-/* By slot: when the gate was shut that this process has seen to last. Two jobs for one gate would
- * ask two nodes to take the session over. Mover thread only; NULL: no memory. */
+/* By slot: when the gate was shut that this process has seen to last. Two jobs for one gate
+ * would ask two nodes to take the session over. Mover thread only; NULL: no memory. */
 static int64_t *tended_us;
 
 static bool is_tended(uint32_t slot, const xb_view_t *v)
@@ -149,7 +149,13 @@ static void reopen(uint32_t slot)
     }
 }
 
-/* A gate without target was shut by a request; one with it by a mover that is lost. */
+/* Shut by a request; else by a mover that is lost. */
+static bool is_asked(const xb_view_t *v)
+{
+    return v->target == XB_MEMBER_NONE || v->target == XNAT_TARGET_ANY ||
+           v->target == v->w.home;
+}
+
 static void see_to(uint32_t slot, const xb_view_t *v)
 {
     note_tended(slot, v->gated_us);
@@ -159,12 +165,13 @@ static void see_to(uint32_t slot, const xb_view_t *v)
         reopen(slot);
         return;
     }
-    bool revive = v->target == v->w.home, asked = revive || v->target == XB_MEMBER_NONE;
-    bool usable = PROXY_WORKER_IS_USABLE(home);
-    xnat_job_t job = {.kind = !asked    ? XNAT_JOB_ADOPT
-                              : !usable ? XNAT_JOB_RESCUE
-                              : revive  ? XNAT_JOB_REVIVE
-                                        : XNAT_JOB_LOOKUP,
+    /* That a lost home may be tried again by now does not make its session an unknown one. */
+    bool asked = is_asked(v), revive = v->target == v->w.home;
+    bool rescue = v->target == XNAT_TARGET_ANY || !PROXY_WORKER_IS_USABLE(home);
+    xnat_job_t job = {.kind = !asked   ? XNAT_JOB_ADOPT
+                              : rescue ? XNAT_JOB_RESCUE
+                              : revive ? XNAT_JOB_REVIVE
+                                       : XNAT_JOB_LOOKUP,
                       .xb = xb,
                       .slot = slot,
                       .tag = v->tag,
@@ -197,9 +204,9 @@ static bool is_abandoned(uint32_t slot, const xb_view_t *v, int64_t now)
     const xnat_balancer_t *xb = xnat_fleet_balancer(v->w.home);
     int64_t age_us = now - v->gated_us,
             most = xb ? xb->conf.gate_timeout + SECOND_US : SECOND_US;
-    bool asked = v->target == XB_MEMBER_NONE || v->target == v->w.home;
-    bool all_read = wanted_seen ==
-                    __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
+    bool asked = is_asked(v);
+    bool all_read =
+        wanted_seen == __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
     return age_us > most ||
            (asked && all_read && !is_tended(slot, v) && age_us > OVERLOOKED_US);
 }

@@ -5,6 +5,10 @@
 
 #include "xnat_mover.h"
 
+/* As a gate's target, by the request that has shut it: away from a lost home, to any member.
+ * None (XB_MEMBER_NONE) = where does it live?; the home itself = it has restarted. */
+#define XNAT_TARGET_ANY (XB_MEMBER_NONE - 1)
+
 /* The lease has just been taken: shut gates of the lost holder are opened, one way or the
  * other. */
 void xnat_tick_begin(void);
