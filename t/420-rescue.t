@@ -87,6 +87,8 @@ subtest 'another key' => sub {
     for ([$known, 'n2'], [$moved, 'n3']) {
         my ($user, $node) = @$_;
         $t->get($rig->node($node)->url . '/elsewhere', cookie => 'JSESSIONID=' . $x->id($user));
+        my $key = XB::FakeMsm->base($x->id($user)) . ".$node";
+        wait_for { grep { $_ eq $key } $rig->store('m1')->keys } 5, "the key of $node";
     }
     $rig->node($_)->stop for qw(n1 n3);
     my %r = $x->burst($known, $moved);
