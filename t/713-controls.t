@@ -78,11 +78,6 @@ needed('gate', 2, 8, sub ($users) {
                   });
 });
 
-needed('quiet', 16, 8, sub ($users) {
-    $users->all(['/app/slow?ms=1500&at=end&write=late'], sub { $site->drain(1) });
-    wait_for { decided(1, $users) } 20, 'a decision for each session';
-});
-
 # From node 1 to node 2, more writes there, and back to node 1, which kept a copy.
 sub return_trip ($users)
 {
