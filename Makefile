@@ -142,7 +142,7 @@ check:
 	+$(MAKE) WERROR=-Werror all tests controls tomcat
 	rm -f .prove
 	$(PROVE) -j$(JOBS) --state=save -It/lib t/*.t $(sort $(unit_bin) $(replay)) || \
-	    { echo '== what failed, once more and alone (docs/testing.md)' && \
+	    { [ $$? -eq 1 ] && echo '== what failed, once more and alone (docs/testing.md)' && \
 	      $(PROVE) -v --state=failed,save -It/lib; }
 
 tests: $(unit_bin) $(replay)
