@@ -431,3 +431,9 @@ unsigned xb_table_flag(xb_table_t *t, uint32_t slot, unsigned set, unsigned clea
         xb_table_reap(t, slot, true);
     return before;
 }
+
+void xb_table_disprove(xb_table_t *t, uint32_t slot)
+{
+    atomic_store(&xb_table_entry(t, slot)->requests, 0);
+    xb_table_flag(t, slot, XB_SESSION_UNPROVEN, 0);
+}

@@ -104,6 +104,9 @@ xb_enter_t xb_table_enter_at(xb_table_t *t, unsigned child, uint64_t tag, int64_
 void xb_table_leave(xb_table_t *t, const xb_ref_t *ref, int64_t now_us, int64_t bar_until_us,
                     double bytes, double half_life_s);
 
+/* The request goes back to the gate, to be let in again: so far it was none. */
+void xb_table_withdraw(xb_table_t *t, const xb_ref_t *ref, int64_t now_us);
+
 /* Is the answer of this request still to be believed (same epoch)? */
 bool xb_table_current(const xb_table_t *t, const xb_ref_t *ref);
 
@@ -133,6 +136,8 @@ bool xb_table_learn(xb_table_t *t, const xb_ref_t *ref, xb_span_t id, int path /
 /* Sets and clears XB_SESSION_ flags. Returns those before clearing: of several callers that clear
  * one, just one sees it. */
 unsigned xb_table_flag(xb_table_t *t, uint32_t slot, unsigned set, unsigned clear);
+/* The session is lost: its entry is worth no more than that of an id that came once. */
+void xb_table_disprove(xb_table_t *t, uint32_t slot);
 
 /* Failover by stock code: home from -> to if it still is `from` and not being moved; both count
  * as visited. Returns the home that holds now. */

@@ -339,6 +339,13 @@ void xb_table_leave(xb_table_t *t, const xb_ref_t *ref, int64_t now_us, int64_t 
         xb_table_reap(t, ref->slot, false);
 }
 
+void xb_table_withdraw(xb_table_t *t, const xb_ref_t *ref, int64_t now_us)
+{
+    atomic_fetch_sub_explicit(&xb_table_entry(t, ref->slot)->requests,
+                              xb_table_current(t, ref), memory_order_relaxed);
+    xb_table_leave(t, ref, now_us, 0, 0, 0);
+}
+
 bool xb_table_current(const xb_table_t *t, const xb_ref_t *ref)
 {
     xb_word_t w = xb_entry_word(xb_table_entry(t, ref->slot));

@@ -171,7 +171,7 @@ int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
     uint32_t slot = xr->ref.slot;
     bool fence = XB_RULE(FENCE) && is_lost(worker_of(xr, home));
     xr->rescued = home;
-    xb_table_leave(xnat_table, &xr->ref, xnat_now_us(), 0, 0, xr->xb->decay.half_life_s);
+    xb_table_withdraw(xnat_table, &xr->ref, xnat_now_us());
     xr->entered = false;
     shut(slot, home, XNAT_TARGET_ANY, fence);
     return xnat_gate_enter(xr);

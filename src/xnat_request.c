@@ -252,7 +252,7 @@ int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_r
     xr->attempts++;
     if (xr->entered && !xb_table_current(xnat_table, &xr->ref)) {
         /* Its session was taken over while it tried the old home in vain: it begins anew. */
-        xb_table_leave(xnat_table, &xr->ref, xnat_now_us(), 0, 0, xb->decay.half_life_s);
+        xb_table_withdraw(xnat_table, &xr->ref, xnat_now_us());
         xr->entered = false;
     }
     int rv = xnat_gate_enter(xr);

@@ -238,7 +238,7 @@ static void lose(const xnat_steps_t *m)
     if (!xb_table_view(xnat_table, m->job->slot, &v) || v.flags & XB_SESSION_UNPROVEN) {
         return;
     }
-    xb_table_flag(xnat_table, m->job->slot, XB_SESSION_UNPROVEN, 0);
+    xb_table_disprove(xnat_table, m->job->slot);
     xnat_count(&xnat_shm->lost);
     if (xnat_shm_may_tell(&xnat_shm->lost_logged_us, XNAT_MINUTE_US)) {
         /* One event, one line: the refusal has been told with it. */

@@ -337,6 +337,27 @@ static void test_unproven_commit(void)
     end("unproven commit");
 }
 
+/* What counts as a request decides whether a displaced session may have lived. */
+static void test_worth(void)
+{
+    xb_ref_t ref;
+    bool forgot;
+    fill();
+    xb_table_flag(table, slot_of(3), XB_SESSION_UNPROVEN, 0);
+    is_int(enter(nth_tag(3), &ref), XB_ENTER_IN, "let in");
+    xb_table_withdraw(table, &ref, now);
+    ok(view(slot_of(3)).requests == 1 && view(slot_of(3)).w.inflight == 0,
+       "and back to the gate: it was none");
+    is_int(displaced(XB_SESSION_UNPROVEN, &forgot), 3, "displaced");
+    ok(!forgot, "as one that came once");
+    is_int(enter(nth_tag(4), &ref), XB_ENTER_IN, "a session in use");
+    leave(&ref);
+    xb_table_disprove(table, slot_of(4));
+    is_int(displaced(XB_SESSION_UNPROVEN, &forgot), 4, "is displaced when it has been lost");
+    ok(!forgot, "which is no loss any more");
+    end("worth");
+}
+
 static void test_order(void)
 {
     static const unsigned made_again[] = {0, XB_SESSION_PARTIAL};
@@ -528,6 +549,7 @@ int main(void)
     test_visits();
     test_children();
     test_unproven_commit();
+    test_worth();
     test_order();
     test_ended();
     test_ended_elsewhere();
