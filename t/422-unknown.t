@@ -62,7 +62,7 @@ subtest 'by the marker' => sub {
     is_deeply [ $looked_up->() ], [ 3, 0 ], 'one look-up each';
     is $stragglers->($torn), $at{$torn}, 'then the table knows';
     is_deeply [ $looked_up->() ], [ 3, 0 ], '... without another';
-    my @r = grep { $_->{uri} =~ /^.read.n=/ } $h->access;
+    my @r = $h->logged(2, sub { $_->{uri} =~ /^.read.n=/ });
     is_deeply [ sort keys %{{ map { $_->{decision} => 1 } @r }} ], [ 'moved', 'straggler' ],
         'its requests are called what they are';
 };

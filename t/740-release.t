@@ -59,6 +59,7 @@ $users->login($users->names);
 $site->only;
 
 subtest 'there and back' => sub {
+    wait_for { released >= $site->moves } 30, 'the copies of those who have logged out to go';
     my ($moved, $released, $begin) = (scalar $site->moves, released, time);
     my ($half, $from) = (0, 2);
     $users->click(

@@ -23,6 +23,8 @@
 #   $h->client(%opt)                     # an XB::Client whose base is this server
 #   $h->access                           # its access log: { uri status us worker decision reason
 #                                        #                   from to } each
+#   $h->logged($n, sub { $_->{uri} eq '/' })     # its lines of that kind, once there are n: httpd
+#                                        # writes them after the answer
 package XB::Httpd;
 use v5.36;
 use JSON::PP ();
@@ -245,6 +247,14 @@ sub access ($self)
 {
     my $text = $self->{test}->slurp("$self->{root}.access");
     return map { JSON::PP::decode_json($_) } split /\n/, $text;
+}
+
+sub logged ($self, $n, $kind)
+{
+    my @lines;
+    XB::Test::wait_for(sub { (@lines = grep { $kind->() } $self->access) >= $n }, 10,
+                       "$n lines of the access log");
+    return @lines;
 }
 
 # ---- balancer-manager

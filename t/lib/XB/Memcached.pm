@@ -4,6 +4,7 @@
 #   my $mc = $t->memcached;            # name => 'mc2', port =>, args => ['-v']
 #   $mc->get($key), $mc->gets(@keys) (hash), $mc->set($key, $value, $exptime, $flags),
 #   $mc->add(...), $mc->delete($key), $mc->keys, $mc->flush, $mc->stats,
+#   $mc->forget_httpds    # heartbeats of those that are gone would bar moves for ten seconds
 #   $mc->command($line) (first line of the answer)
 #   $mc->pause, $mc->cont, $mc->kill, $mc->stop, $mc->start (same port, empty)
 #   $mc->port, $mc->address
@@ -104,6 +105,12 @@ sub _store ($self, $verb, $key, $value, $exptime = 0, $flags = 0)
 sub set ($self, @args) { return $self->_store('set', @args) }
 sub add ($self, @args) { return $self->_store('add', @args) }
 sub delete ($self, $key) { return $self->command("delete $key") eq 'DELETED' }
+sub forget_httpds ($self)
+{
+    $self->delete($_) for grep { /^xnat-balance:front:/ } $self->keys;
+    return;
+}
+
 sub flush ($self) { return $self->command('flush_all') eq 'OK' }
 
 sub _until_end ($self, $line)

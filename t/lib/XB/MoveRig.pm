@@ -204,9 +204,7 @@ sub forget ($self)
 {
     $self->{h}->stop;
     $self->{c}->close;
-    for my $store (values %{$self->{store}}) {
-        $store->delete($_) for grep { /^xnat-balance:front:/ } $store->keys;
-    }
+    $_->forget_httpds for values %{$self->{store}};
     return $self->{h}->start;
 }
 

@@ -3,6 +3,7 @@
 #
 #   my $msm = XB::Msm->new($t, 2, prefix => 'site_');   # memcacheds n1, n2; the prefix of keys
 #   $msm->nodes, $msm->node('n1')          # memcachedNodes; an XB::Memcached
+#   $msm->memcacheds                       # all of them
 #   $msm->keys($text)                      # all keys with that text, on any node, as "n1 key"
 #   $msm->value($id), $msm->ttl($id)       # of the key that MSM keeps for the id
 #   XB::Msm->header($value)                # hash of the fixed part of a value
@@ -31,6 +32,7 @@ sub nodes ($self)
     return join ',', map { "$_:" . $self->{node}{$_}->address } sort keys %{$self->{node}};
 }
 
+sub memcacheds ($self) { return values %{$self->{node}} }
 sub node ($self, $name) { return $self->{node}{$name} }
 
 # ---- ids and values

@@ -47,7 +47,10 @@ sub start_httpd ($self, %opt)
         </Location>
         ProxyPass "/xnat-balance" "!"
         END
-    $self->{httpd}->stop if $self->{httpd};
+    if ($self->{httpd}) {
+        $self->{httpd}->stop;
+        $_->forget_httpds for $self->{msm}->memcacheds;
+    }
     $self->{httpd} = $self->{t}->httpd(
         name => 'httpd' . ++$self->{httpds}, children => 2,
         module => $self->{stock} ? 0 : $self->{module},
