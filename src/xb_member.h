@@ -35,7 +35,7 @@ typedef struct {
     _Atomic uint32_t sessions;   /* counted by the tick's walk */
     _Atomic uint32_t generation; /* of the node behind it: grows when it restarted */
     _Atomic uint32_t down;       /* 1: was found not listening, and not up again since */
-    _Atomic int64_t reborn_us; /* when the node was last seen to have restarted; 0: never */
+    _Atomic int64_t reborn_us;   /* when the node was last seen to have restarted; 0: never */
 } xb_member_t;
 
 /* Members of one httpd and the requests in flight at them, by child: a dead child's counts are

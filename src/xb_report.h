@@ -90,8 +90,8 @@ typedef struct {
     uint64_t session[XB_REPORT_STATES];
     uint64_t forgotten; /* though alive: the table was full */
     uint64_t not_remembered;
-    uint64_t repaired; /* counted again after a child died */
-    uint64_t lost;     /* their node gone, and not in memcached */
+    uint64_t repaired;                 /* counted again after a child died */
+    uint64_t lost;                     /* their node gone, and not in memcached */
     uint64_t looked_up, not_looked_up; /* unknown ones */
 
     uint64_t request[XB_DECISIONS];
@@ -100,7 +100,7 @@ typedef struct {
 
     uint64_t moved[XB_MOVE_REASONS];
     uint64_t refused[XB_REFUSALS];
-    uint64_t would_have_moved; /* DryRun */
+    uint64_t would_have_moved;         /* DryRun */
     uint64_t released, held[XB_HELDS]; /* stale copies */
     uint64_t move_ms_sum, move_ms_max;
     const xb_report_move_t *recent; /* newest first */

@@ -118,8 +118,8 @@ typedef enum {
 
 /* Makes an entry with one request in flight. flags: 0 (a full record: its Set-Cookie was just
  * seen), PARTIAL and/or UNPROVEN. path: index of the cookie's path in the caller's list, < 256.
- * The home counts as visited. *forgot: a session was displaced that may live: not one that only a
- * client has named, once (say so in the log). */
+ * The home counts as visited. *forgot: a session was displaced that may live: not one that only
+ * a client has named, once (say so in the log). */
 xb_insert_t xb_table_insert(xb_table_t *t, unsigned child, uint64_t tag, xb_span_t id,
                             unsigned home, unsigned flags, unsigned path, int64_t now_us,
                             xb_ref_t *ref, bool *forgot);
@@ -133,8 +133,8 @@ xb_insert_t xb_table_insert_shut(xb_table_t *t, uint64_t tag, xb_span_t id, unsi
 /* From an answer of a request that holds ref and is current: the newest id (false if not
  * current or too long), clears UNPROVEN. */
 bool xb_table_learn(xb_table_t *t, const xb_ref_t *ref, xb_span_t id, int path /* -1: keep */);
-/* Sets and clears XB_SESSION_ flags. Returns those before clearing: of several callers that clear
- * one, just one sees it. */
+/* Sets and clears XB_SESSION_ flags. Returns those before clearing: of several callers that
+ * clear one, just one sees it. */
 unsigned xb_table_flag(xb_table_t *t, uint32_t slot, unsigned set, unsigned clear);
 /* The session is lost: its entry is worth no more than that of an id that came once. */
 void xb_table_disprove(xb_table_t *t, uint32_t slot);
@@ -144,7 +144,8 @@ void xb_table_disprove(xb_table_t *t, uint32_t slot);
 unsigned xb_table_rehome(xb_table_t *t, uint32_t slot, unsigned from, unsigned to,
                          int64_t now_us);
 
-/* Back: home := to if the word is still `seen`, so that no other request has come since then. */
+/* Back: home := to if the word is still `seen`, so that no other request has come since then.
+ */
 bool xb_table_return(xb_table_t *t, uint32_t slot, uint64_t seen, unsigned to, int64_t now_us);
 /* The newest id. False: not known, or the slot is free. */
 bool xb_table_newest(xb_table_t *t, uint32_t slot, char id[XB_ID_MAX + 1]);

@@ -341,8 +341,8 @@ void xb_table_leave(xb_table_t *t, const xb_ref_t *ref, int64_t now_us, int64_t 
 
 void xb_table_withdraw(xb_table_t *t, const xb_ref_t *ref, int64_t now_us)
 {
-    atomic_fetch_sub_explicit(&xb_table_entry(t, ref->slot)->requests,
-                              xb_table_current(t, ref), memory_order_relaxed);
+    atomic_fetch_sub_explicit(&xb_table_entry(t, ref->slot)->requests, xb_table_current(t, ref),
+                              memory_order_relaxed);
     xb_table_leave(t, ref, now_us, 0, 0, 0);
 }
 

@@ -48,10 +48,11 @@ static void check_routes(server_rec *s, const proxy_balancer *b)
 static void check_size(server_rec *s, const proxy_balancer *b)
 {
     if (b->workers->nelts > XNAT_FLEET_MAX) {
-        xnat_log_server(APLOG_WARNING, 0, s, XB(0127),
-                        "%s: of %d members %d are balanced by their load; the others get a share "
-                        "of new sessions, which do not move",
-                        b->s->name, b->workers->nelts, XNAT_FLEET_MAX);
+        xnat_log_server(
+            APLOG_WARNING, 0, s, XB(0127),
+            "%s: of %d members %d are balanced by their load; the others get a share "
+            "of new sessions, which do not move",
+            b->s->name, b->workers->nelts, XNAT_FLEET_MAX);
     }
 }
 

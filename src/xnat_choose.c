@@ -48,7 +48,7 @@ static plan_t plans[PLANS_MAX]; /* mover thread only; large, so not on its stack
 static unsigned plan_count;
 static int64_t overload_us;
 static int64_t told_us[XNAT_BALANCERS_MAX][XB_REFUSALS]; /* refusals of what was not begun */
-static bool full; /* a job of this tick has found no room */
+static bool full;                                 /* a job of this tick has found no room */
 static int64_t draining_since_us[XB_MEMBERS_MAX]; /* 0: not draining */
 
 /* ---- plans */

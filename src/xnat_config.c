@@ -345,11 +345,11 @@ static const char *set_rate(cmd_parms *cmd, void *dir, const char *arg, const ch
     double rate = slash && !strcmp(slash, "/s") ? decimal(arg, slash) : -1;
     apr_int64_t most = burst ? whole_number(burst, plain) : defaults.burst;
     if (!(rate >= 0.01 && rate <= 1000) || most < 1 || most > 10000) {
-        return apr_psprintf(
-            cmd->pool,
-            XNAT_RATE " wants moves per second as 0.01/s to 1000/s and "
-                      "perhaps a burst from 1 to 10000, such as 2/s 10, not \"%s%s%s\"",
-            arg, burst ? " " : "", burst ? burst : "");
+        return apr_psprintf(cmd->pool,
+                            XNAT_RATE
+                            " wants moves per second as 0.01/s to 1000/s and "
+                            "perhaps a burst from 1 to 10000, such as 2/s 10, not \"%s%s%s\"",
+                            arg, burst ? " " : "", burst ? burst : "");
     }
     xnat_conf_t *conf = target(cmd, dir, SET_RATE);
     if (!conf) {

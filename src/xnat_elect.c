@@ -113,8 +113,8 @@ static proxy_worker *fail_over(xnat_request_t *xr, const xnat_fleet_t *fleet)
     w = w ? w : elect(xr->xb->balancer, xr->r, fleet, NULL);
     unsigned member = w ? xnat_fleet_member(xr->xb->balancer, w) : XB_MEMBER_NONE;
     if (member != XB_MEMBER_NONE && xr->entered) {
-        unsigned now_at = xb_table_rehome(xnat_table, xr->ref.slot, view.w.home, member,
-                                          xnat_now_us());
+        unsigned now_at =
+            xb_table_rehome(xnat_table, xr->ref.slot, view.w.home, member, xnat_now_us());
         at = xnat_fleet_position(fleet, now_at);
         w = at >= 0 && PROXY_WORKER_IS_USABLE(fleet->worker[at]) ? fleet->worker[at] : w;
     }
@@ -130,8 +130,8 @@ static bool has_been_at(const xb_view_t *v, unsigned member)
     return i < v->visited_count;
 }
 
-/* A stand-in is left only by a request that is alone, so that all that are under way at once are
- * at one node. */
+/* A stand-in is left only by a request that is alone, so that all that are under way at once
+ * are at one node. */
 unsigned xnat_elect_return(xnat_request_t *xr, unsigned home)
 {
     char text[XB_ID_MAX + 1];
@@ -141,8 +141,8 @@ unsigned xnat_elect_return(xnat_request_t *xr, unsigned home)
         (xr->xb->conf.nodes && !xnat_keeps_copies(xr->xb)) ||
         xnat_request_names_route(&xr->id, xnat_shm->route[home].route) ||
         xnat_shm->route[home].balancer != xnat_fleet_key(xr->xb->balancer) ||
-        !xb_table_view(xnat_table, xr->ref.slot, &v) || v.w.inflight != 1 ||
-        v.w.home != home || !xb_table_newest(xnat_table, xr->ref.slot, text) ||
+        !xb_table_view(xnat_table, xr->ref.slot, &v) || v.w.inflight != 1 || v.w.home != home ||
+        !xb_table_newest(xnat_table, xr->ref.slot, text) ||
         !xb_id_parse((xb_span_t){text, strlen(text)}, xr->xb->balancer->s->sticky_separator,
                      &id) ||
         !id.route.n || xnat_request_names_route(&id, xnat_shm->route[home].route)) {

@@ -14,8 +14,9 @@ void xnat_elect_settle(xnat_request_t *xr, unsigned member);
  */
 void xnat_elect_credit(xnat_request_t *xr, unsigned member);
 
-/* Where nothing moves: a session that only stock failover has taken from the node that its newest
- * id names goes back there once that can serve, as with any other method. The home that holds. */
+/* Where nothing moves: a session that only stock failover has taken from the node that its
+ * newest id names goes back there once that can serve, as with any other method. The home that
+ * holds. */
 unsigned xnat_elect_return(xnat_request_t *xr, unsigned home);
 
 #endif

@@ -33,11 +33,12 @@ static void tell_full(const proxy_balancer *b, const proxy_worker *w)
 {
     const xnat_balancer_t *xb = b->context;
     if (xb && xnat_shm_may_tell(&xnat_shm->full_logged_us, INT64_MAX)) {
-        xnat_log_server(APLOG_WARNING, 0, xb->server, XB(0106),
-                        "%s: no record is left for %s: it gets its share of new sessions, which "
-                        "do not move (told once); stop and start httpd to be rid of members "
-                        "that have left the configuration",
-                        b->s->name, w->s->name);
+        xnat_log_server(
+            APLOG_WARNING, 0, xb->server, XB(0106),
+            "%s: no record is left for %s: it gets its share of new sessions, which "
+            "do not move (told once); stop and start httpd to be rid of members "
+            "that have left the configuration",
+            b->s->name, w->s->name);
     }
 }
 

@@ -44,8 +44,8 @@ static struct {
     queue_t urgent, chosen;
     uint32_t busy; /* workers with a job in hand */
     bool stopping;
-    bool complete, told; /* all threads run; that they do not has been said */
-    int64_t start_us;    /* when those that do not run may be tried again */
+    bool complete, told;  /* all threads run; that they do not has been said */
+    int64_t start_us;     /* when those that do not run may be tried again */
     apr_uint32_t unwatch; /* ends the sentinel */
     uint64_t lease;       /* as we last wrote it; 0: not ours */
 } mover;

@@ -28,11 +28,11 @@ typedef struct {
     bool made_session; /* the answer opened a new session */
     unsigned attempts;
     unsigned stand_in; /* home that it has left to go back to its own; XB_MEMBER_NONE */
-    unsigned rescued; /* member from which it has asked for its session's rescue */
-    unsigned home;    /* its session's, when this attempt was decided; only while `known` */
-    unsigned plan;    /* member that finder must choose; XB_MEMBER_NONE: elect */
-    unsigned member;  /* member that it was sent to last; XB_MEMBER_NONE: none yet */
-    double credit;    /* bytes promised to `member` by the election */
+    unsigned rescued;  /* member from which it has asked for its session's rescue */
+    unsigned home;     /* its session's, when this attempt was decided; only while `known` */
+    unsigned plan;     /* member that finder must choose; XB_MEMBER_NONE: elect */
+    unsigned member;   /* member that it was sent to last; XB_MEMBER_NONE: none yet */
+    double credit;     /* bytes promised to `member` by the election */
     apr_uint64_t bytes_in, bytes_out;
     xb_decision_t decision;
     const char *node_path;    /* path at the node, as sent */
@@ -52,14 +52,15 @@ void xnat_request_say(xnat_request_t *xr, xb_decision_t decision, const char *re
 
 /* Is that the route of the id? False for no id. */
 bool xnat_request_names_route(const xb_id_t *id, const char *route);
-/* Index of the cookie path that its session probably has; XNAT_PATH_UNLEARNED: none is known. */
+/* Index of the cookie path that its session probably has; XNAT_PATH_UNLEARNED: none is known.
+ */
 unsigned xnat_request_path(const xnat_request_t *xr);
 /* Makes an entry for a session that the table does not know, on the client's word, or enters
  * the one that another request has just made. */
 void xnat_request_remember(xnat_request_t *xr, unsigned member);
 
-/* After an insert that displaced a session, which other requests may have to look up now: counts
- * it and says so. */
+/* After an insert that displaced a session, which other requests may have to look up now:
+ * counts it and says so. */
 void xnat_request_forgot(const xnat_request_t *xr, bool forgot);
 
 int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_rec *r,

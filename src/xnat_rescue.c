@@ -229,8 +229,8 @@ static void let_finish(const xnat_steps_t *m)
     }
 }
 
-/* Nobody has it. Its requests go on together, but its entry is no longer worth that of a session
- * that lives. What only a client has named is none that was lost. */
+/* Nobody has it. Its requests go on together, but its entry is no longer worth that of a
+ * session that lives. What only a client has named is none that was lost. */
 static void lose(const xnat_steps_t *m)
 {
     xb_view_t v;

@@ -517,12 +517,12 @@ static void test_made_shut(void)
     xb_view_t v;
 
     begin(64, 1, 8);
-    is_int(xb_table_insert_shut(table, 7, make_id(text, 7, 1), 5, flags, 3, now, &slot,
-                                &forgot),
-           XB_INSERT_NEW, "made");
-    is_int(xb_table_insert_shut(table, 7, make_id(text, 7, 1), 6, flags, 3, now, &again,
-                                &forgot),
-           XB_INSERT_EXISTS, "made once");
+    is_int(
+        xb_table_insert_shut(table, 7, make_id(text, 7, 1), 5, flags, 3, now, &slot, &forgot),
+        XB_INSERT_NEW, "made");
+    is_int(
+        xb_table_insert_shut(table, 7, make_id(text, 7, 1), 6, flags, 3, now, &again, &forgot),
+        XB_INSERT_EXISTS, "made once");
     ok(xb_table_view(table, slot, &v) && v.w.state == XB_MOVING && v.w.inflight == 0 &&
            v.w.home == 5 && v.target == XB_MEMBER_NONE && v.gated_us == now,
        "its gate is shut, without a target");
@@ -532,7 +532,8 @@ static void test_made_shut(void)
            !strcmp(id, text) && path == 3,
        "a mover finds its id");
     ok(xb_table_abort(table, slot, token, 0), "and opens the gate");
-    is_int(xb_table_enter(table, (unsigned)child, 7, now, &ref), XB_ENTER_IN, "they get through");
+    is_int(xb_table_enter(table, (unsigned)child, 7, now, &ref), XB_ENTER_IN,
+           "they get through");
     xb_table_leave(table, &ref, now, 0, 0, 60);
     end("made shut");
 }
