@@ -446,6 +446,10 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
         return;
     }
     outcome = carry_out(&m, outcome);
+    if (outcome != XB_REFUSALS && m.left) {
+        xnat_steps_promise(&m, 0); /* the gate stays shut, as if this child had been killed */
+        return;
+    }
     if (outcome == XB_REFUSALS) {
         outcome = commit(&m);
     }

@@ -8,6 +8,7 @@
 #include "xb_rule.h"
 #include "xnat_fleet.h"
 #include "xnat_health.h"
+#include "xnat_mover.h"
 #include "xnat_log.h"
 #include "xnat_release.h"
 
@@ -223,7 +224,8 @@ static void let_finish(const xnat_steps_t *m)
     xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), &fleet);
     int home = xnat_fleet_position(&fleet, m->from), at = home;
     int64_t end = xnat_now_us() + xnat_steps_left(m, m->xb->conf.gate_timeout / 4);
-    while (asked && (at == home || at == -1) && xnat_now_us() < end) {
+    while (asked && (at == home || at == -1) && xnat_now_us() < end &&
+           !xnat_mover_is_stopping()) {
         apr_sleep(10000);
         at = position_of_key(m, &fleet, home);
     }

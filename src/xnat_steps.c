@@ -8,6 +8,7 @@
 #include "xb_rule.h"
 #include "xnat_fleet.h"
 #include "xnat_health.h"
+#include "xnat_mover.h"
 
 #define PROBE_NAME "_xnat_balance_probe"
 /* How long the proof's keys may take to show: MSM stores after it has answered, some
@@ -161,6 +162,10 @@ xnat_keys_t xnat_steps_keys_prove(xnat_steps_t *m)
     while (XB_RULE(FLIP) &&
            (keys = xnat_move_keys(m->hands, m->xb, &m->old, &m->fresh)) != XNAT_KEYS_NEW &&
            xnat_now_us() < end) {
+        if (xnat_mover_is_stopping()) {
+            m->left = true;
+            break;
+        }
         apr_sleep(nap);
         nap = nap < 10000 ? nap * 2 : nap;
     }
@@ -182,7 +187,7 @@ bool xnat_steps_taken_unseen(xnat_steps_t *m)
 {
     if (!xnat_steps_guess_fresh(m) ||
         (xnat_steps_keys_prove(m) != XNAT_KEYS_NEW && XB_RULE(BOTH))) {
-        xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
+        xb_table_flag(xnat_table, m->job->slot, m->left ? 0 : XB_SESSION_PARTIAL, 0);
         return false;
     }
     return true;

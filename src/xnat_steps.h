@@ -28,7 +28,8 @@ typedef struct {
     bool named;         /* the flush's answer had the session's id */
     bool others;        /* a rescue with other targets left, if this one does not answer */
     bool proved;        /* by the keys: m->to has it */
-    bool other_path;    /* an answer's id was for another Path than the session's */
+    bool left;       /* this child stops before that is known: the next mover's to find out */
+    bool other_path; /* an answer's id was for another Path than the session's */
     unsigned path;
     uint32_t life_s;   /* max inactive of the session */
     size_t bytes;      /* of the stored value */
