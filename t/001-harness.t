@@ -130,6 +130,12 @@ subtest 'the check of logs' => sub {
     is_deeply([ XB::Test->unexpected($log) ], \@bad, 'finds what is unexpected');
     is_deeply([ XB::Test->unexpected($log, qr/AH00001/, qr/core:warn/) ], [ @bad[2 .. $#bad] ],
               'and lets pass what was announced');
+    my $died = "[x] [core:notice] AH00052: child pid 9 exit signal Segmentation fault (11)\n";
+    my $stop = "[x] [mpm_event:notice] AH00491: caught SIGTERM, shutting down\n";
+    is(scalar XB::Test->unexpected("${died}[x] [core:info] AH00096: removed PID file\n$stop"), 0,
+       "httpd's own crash at a stop passes");
+    is(scalar XB::Test->unexpected("${died}[x] [xnat_balance:info] XB0313: the mover\n$stop"), 1,
+       '... one before does not');
 };
 
 subtest 'processes' => sub {

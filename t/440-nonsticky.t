@@ -105,6 +105,7 @@ subtest 'refusals' => sub {
     );
     $rig->only('n1');
     my %id = map { $_ => $rig->login($_, 'n1') } 'stale', sort keys %spoil;
+    $rig->idle(0.3);                # the nodes store after they have answered
     $spoil{$_}->($id{$_}) or die "$_: could not be prepared" for sort keys %spoil;
     # Its own times are those of its last write; it has been read since.
     $m1->set($id{stale}, XB::FakeMsm->value($id{stale}, %stale));

