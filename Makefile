@@ -6,6 +6,7 @@ CLANG        ?= clang
 PROVE        ?= prove
 JOBS         ?= 2
 FUZZ_SECONDS ?= 60
+RUNS         ?= 3
 B            := build
 
 APXS_CC      := $(shell $(APXS) -q CC 2>/dev/null)
@@ -59,6 +60,7 @@ help:
 	@echo 'make tomcat     the real Tomcat of the tests, into $(B)/tomcat'
 	@echo 'make model      check the model of the protocol with Spin'
 	@echo 'make mutants    leave out each rule of the protocol: does a test notice?'
+	@echo 'make bench      beside other balancers, on the wire (docs/benchmarks.md; RUNS=3)'
 	@echo 'make asan       the module with ASan+UBSan, for XB_ASAN=1 prove ...'
 	@echo 'make clean      remove $(B)/'
 
@@ -192,6 +194,13 @@ model: | have-spin
 mutants: all tests
 	t/mutants
 
+# ---- measurements
+
+bench:
+	scripts/deps wire
+	+$(MAKE) all tomcat
+	perl -It/lib t/bench/wire.pl runs=$(RUNS)
+
 # ---- demo
 
 demo demo-up:
@@ -227,5 +236,5 @@ clean:
 -include $(wildcard $(B)/*/*/*.d $(B)/*/*.d)
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all help asan controls install uninstall check tests tomcat unit fuzz-replay fuzz model \
+.PHONY: all help bench asan controls install uninstall check tests tomcat unit fuzz-replay fuzz model \
     mutants clean demo demo-up demo-down have-cc have-apxs have-clang have-spin

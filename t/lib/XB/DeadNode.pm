@@ -145,7 +145,7 @@ sub run ($class, %opt)
     my @moves = $site->moves('failed');
     my $status = $site->status;
     $site->tomcat(1)->restart;
-    $site->start_httpd(stock => 1);
+    $site->start_httpd(stock => 'bytraffic');
     my ($stock, $others) = $class->_column($site, %opt, name => 'b');
 
     note(sprintf '%-26s %8s %8s', '', 'xnat', 'stock');

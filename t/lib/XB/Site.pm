@@ -4,7 +4,7 @@
 #   my $s = XB::Site->new($t, tomcats => 3, memcacheds => 2, serializer => 'kryo',
 #                         conf => 'XnatBalanceMove Drain', module => 'build/x.so',
 #                         tomcat => {permits => 4}, member => 'timeout=2', section => 'ProxySet ...',
-#                         stock => 1);     # lbmethod=bytraffic, without the module
+#                         stock => 'bytraffic');     # that lbmethod, without the module
 #   $s->httpd, $s->client (XB::Client), $s->msm (XB::Msm), $s->tomcat(1), ->tomcat('tomcat1')
 #   $s->only(1)                  # the other members take no requests; only(): all do again
 #   $s->drain(1), $s->undrain(1)
@@ -58,7 +58,7 @@ sub start_httpd ($self, %opt)
         $own
         <Proxy "balancer://app">
         $members
-        ProxySet lbmethod=@{[ $self->{stock} ? 'bytraffic' : 'xnat' ]}
+        ProxySet lbmethod=@{[ $self->{stock} || 'xnat' ]}
         ProxySet stickysession=JSESSIONID|jsessionid
         $self->{section}
         </Proxy>

@@ -8,6 +8,7 @@
 #             until => sub { true: enough }, # asked some times a second
 #             most => 30,                    # seconds, whatever until says
 #             restless => ['u1'],            # who never pause
+#             burst => {u1 => 6},            # requests at once, instead of parallel
 #             does => {u1 => sub {'/path'}}, # instead of the usual clicks
 #             rounds => 2, pauses => [0.2, 0.5]);
 #   $u->all(['/app/write?k=1', ...], sub {...})  # these requests of each user, all at once; a
@@ -34,7 +35,8 @@ sub new ($class, $site, %opt)
 
 sub names ($self) { return @{$self->{names}} }
 sub id ($self, $name) { return $self->{client}->session($name) // '' }
-sub base ($self, $name) { return $self->id($name) =~ s/\..*//sr }
+# HAProxy puts its own word and ~ in front.
+sub base ($self, $name) { return $self->id($name) =~ s/^[^~]*~|\..*//gsr }
 
 sub login ($self, @names)
 {
@@ -114,8 +116,9 @@ sub _rest ($self, $name, $seconds)
 
 sub _burst ($self, $name)
 {
-    $self->{open}{$name} = $self->{parallel};
-    push @{$self->{ready}}, map { $self->_request($name) } 1 .. $self->{parallel};
+    my $n = $self->{opt}{burst}{$name} // $self->{parallel};
+    $self->{open}{$name} = $n;
+    push @{$self->{ready}}, map { $self->_request($name) } 1 .. $n;
     return;
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* XNAT's REST side: /data/JSESSION, uploads to /data/services/import, /data/bytes downloads. */
+/* XNAT's REST side: /data/JSESSION, uploads to /data/services/import, /data/bytes downloads; and
+ * /data/pace, which makes the node x times as slow. */
 
 import java.io.IOException;
 import java.io.InputStream;
@@ -26,6 +27,10 @@ public class DataServlet extends HttpServlet {
             break;
         case "/services/import":
             upload(request, response);
+            break;
+        case "/pace":
+            System.setProperty("xb.pace", Long.toString(Node.number(request, "x", 1)));
+            Node.answer(request, response);
             break;
         case "/bytes":
             download(request, response);

@@ -24,6 +24,7 @@ final class Node {
     static void work(long us) throws IOException {
         if (us <= 0)
             return;
+        us *= Integer.getInteger("xb.pace", 1);
         try {
             PERMITS.acquire();
             try {
