@@ -28,6 +28,7 @@ typedef struct {
     bool named;         /* the flush's answer had the session's id */
     bool others;        /* a rescue with other targets left, if this one does not answer */
     bool proved;        /* by the keys: m->to has it */
+    bool redrawn;       /* the target has taken it over, to another memcached node */
     bool other_path;    /* an answer's id was for another Path than the session's */
     unsigned path;
     uint32_t life_s;   /* max inactive of the session */
