@@ -34,6 +34,7 @@ static const char *const refusals[XB_REFUSALS] = {
     [XB_NO_PROBE] = "probe-failed",
     [XB_NO_PROBE_LATE] = "probe-late",
     [XB_NO_PROOF_COOKIE] = "no-proof-in-cookie",
+    [XB_NO_PROOF_NODE] = "renamed-by-target",
     [XB_NO_PROOF_PATH] = "taken-by-another-context",
     [XB_NO_PROOF_KEYS] = "no-proof-in-store",
     [XB_NO_QUIET] = "never-quiet",

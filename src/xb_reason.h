@@ -40,6 +40,7 @@ typedef enum {
     XB_NO_PROBE, /* the target refused or broke the takeover probe */
     XB_NO_PROBE_LATE,   /* the target did not answer it in time */
     XB_NO_PROOF_COOKIE, /* the target's answer did not take the session over */
+    XB_NO_PROOF_NODE,   /* the target took it over and gave it another memcached node */
     XB_NO_PROOF_PATH,   /* another context of the target took it over */
     XB_NO_PROOF_KEYS,   /* the keys in memcached contradict the answer (a stale copy) */
     XB_NO_QUIET,        /* requests in flight did not end in time */

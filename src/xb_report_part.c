@@ -12,7 +12,8 @@
 static const xb_field_t server[] = {
     {XB_FIELD_TEXT, R(version), "version", "info", "Version of the module."},
     {XB_FIELD_GAUGE, R(uptime_s), "uptime_s", "uptime_seconds", "Age of the shared memory."},
-    {XB_FIELD_GAUGE, R(generation), "generation", "generation", "Graceful restarts so far."},
+    {XB_FIELD_GAUGE, R(generation), "generation", "generation",
+     "1 since the start, and one more with each graceful restart."},
     {XB_FIELD_REAL, R(clock_s), "clock_s", "clock_seconds", "The module's monotonic clock."},
 };
 
@@ -138,7 +139,7 @@ static const xb_field_t member[] = {
     {XB_FIELD_COUNTER, R(moved_in), "moved_in", "member_moved_in", "Sessions moved here."},
     {XB_FIELD_COUNTER, R(moved_out), "moved_out", "member_moved_out", "Sessions moved away."},
     {XB_FIELD_COUNTER, R(failed_over), "failed_over", "member_failed_over",
-     "Sessions that failed over from here."},
+     "Requests that failed over to here, their session with them."},
     {XB_FIELD_GAUGE, R(generation), "generation", "member_generation",
      "Grows when the node has restarted."},
 };

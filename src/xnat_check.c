@@ -18,8 +18,9 @@ static bool is_ours(const proxy_balancer *b)
     return !strcmp(b->s->lbpname, "xnat");
 }
 
-/* Members that share a route, or have none though sessions are to stick. */
-static void check_routes(server_rec *s, const proxy_balancer *b)
+/* Members that share a route, have none though sessions are to stick, or one that MSM does not
+ * know as a part of an id. */
+static void check_routes(server_rec *s, const proxy_balancer *b, const xnat_conf_t *conf)
 {
     proxy_worker **w = (proxy_worker **)b->workers->elts;
     for (int i = 0; i < b->workers->nelts; i++) {
@@ -31,6 +32,12 @@ static void check_routes(server_rec *s, const proxy_balancer *b)
                                 b->s->name, w[i]->s->name, b->s->sticky);
             }
             continue;
+        }
+        if (conf->nodes && strchr(w[i]->s->route, '.')) {
+            xnat_log_server(APLOG_WARNING, 0, s, XB(0129),
+                            "%s: member %s has route=%s: MSM stores no session of a jvmRoute "
+                            "with a . in it, so none can move or be rescued",
+                            b->s->name, w[i]->s->name, w[i]->s->route);
         }
         for (int j = 0; j < i; j++) {
             if (!strcmp(w[i]->s->route, w[j]->s->route) &&
@@ -187,18 +194,50 @@ static void check_inherited(server_rec *main_server, server_rec *s, const proxy_
     }
 }
 
-static bool is_used(const server_rec *s, ap_conf_vector_t *section)
+typedef enum { REACHES_NONE, REACHES_OTHERS, REACHES_OURS } reach_t;
+
+/* Which balancers, of any server, take the directives of this section. */
+static reach_t reach_of(const server_rec *s, ap_conf_vector_t *section)
 {
+    reach_t reach = REACHES_NONE;
     for (; s; s = s->next) {
         const proxy_server_conf *proxy = ap_get_module_config(s->module_config, &proxy_module);
         const proxy_balancer *b = (const proxy_balancer *)proxy->balancers->elts;
         for (int i = 0; i < proxy->balancers->nelts; i++) {
             if (xnat_config_is_section_of(section, &b[i])) {
-                return true;
+                if (is_ours(&b[i])) {
+                    return REACHES_OURS;
+                }
+                reach = REACHES_OTHERS;
             }
         }
     }
-    return false;
+    return reach;
+}
+
+static void check_section(server_rec *main_server, server_rec *s, ap_conf_vector_t *section)
+{
+    const xnat_conf_t *own = ap_get_module_config(section, &xnat_balance_module);
+    const proxy_dir_conf *dir = ap_get_module_config(section, &proxy_module);
+    if (!own || !own->set || !dir) {
+        return;
+    }
+    switch (reach_of(main_server, section)) {
+    case REACHES_NONE:
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0120),
+                        "the XnatBalance directives of <Proxy \"%s\"> reach no balancer: the "
+                        "section's name must be that of one, and no pattern",
+                        dir->p ? dir->p : "");
+        break;
+    case REACHES_OTHERS:
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0128),
+                        "the XnatBalance directives of <Proxy \"%s\"> do nothing: that "
+                        "balancer has not lbmethod=xnat",
+                        dir->p ? dir->p : "");
+        break;
+    case REACHES_OURS:
+        break;
+    }
 }
 
 /* Sections whose directives reach nobody: a misspelt name, a pattern, a path behind the name. A
@@ -211,15 +250,7 @@ static void check_sections(server_rec *main_server, server_rec *s)
     ap_conf_vector_t **section = (ap_conf_vector_t **)proxy->sec_proxy->elts;
     for (int i = s == main_server ? 0 : base->sec_proxy->nelts; i < proxy->sec_proxy->nelts;
          i++) {
-        const xnat_conf_t *own = ap_get_module_config(section[i], &xnat_balance_module);
-        const proxy_dir_conf *dir = ap_get_module_config(section[i], &proxy_module);
-        if (own && own->set && dir && !is_used(main_server, section[i])) {
-            xnat_log_server(
-                APLOG_WARNING, 0, s, XB(0120),
-                "the XnatBalance directives of <Proxy \"%s\"> reach no balancer: the "
-                "section's name must be that of one, and no pattern",
-                dir->p ? dir->p : "");
-        }
+        check_section(main_server, s, section[i]);
     }
 }
 
@@ -235,7 +266,7 @@ int xnat_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, se
             check_inherited(main, s, &b[i]);
             if (is_ours(&b[i])) {
                 xnat_conf_t conf = xnat_config_in_force(s, proxy, &b[i]);
-                check_routes(s, &b[i]);
+                check_routes(s, &b[i], &conf);
                 check_size(s, &b[i]);
                 check_sticky(s, &b[i], &conf);
                 check_moves(s, &b[i], &conf);

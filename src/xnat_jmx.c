@@ -6,7 +6,7 @@
 
 #include "apr_strings.h"
 
-#define QUERY_SIZE (3 * XNAT_JMX_NAME_SIZE + XB_ID_MAX + 256)
+#define QUERY_SIZE (3 * XB_JMX_NAME_SIZE + XB_ID_MAX + 256)
 
 /* ---- names that are known; the lock is a leaf */
 
@@ -16,7 +16,7 @@ static struct {
     pthread_mutex_t lock;
     struct {
         unsigned member, path;
-        xnat_jmx_names_t names; /* n == 0: free */
+        xb_jmx_names_t names; /* n == 0: free */
     } known[KNOWN];
     unsigned next; /* the one to give up when there is no room */
 } cache = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -109,8 +109,7 @@ static xb_held_t ask(const xnat_jmx_t *jmx, const char *query, const char **body
     *body = answer.body;
     return answer.status == 401 || answer.status == 403 ? XB_HELD_FORBIDDEN
            : answer.status != 200 || answer.body_cut ||
-                   strlen(answer.body) != answer.body_bytes ||
-                   strncmp(answer.body, "OK - ", 5) != 0
+                   strlen(answer.body) != answer.body_bytes || !xb_jmx_is_ok(answer.body)
                ? XB_HELD_NO_JMX
                : XB_HELDS;
 }
@@ -125,39 +124,6 @@ static void context_of(unsigned path, char out[XNAT_PATH_SIZE])
     if (n > 1 && out[n - 1] == '/') {
         out[n - 1] = '\0';
     }
-}
-
-static bool has_property(const char *name, const char *property)
-{
-    size_t n = strlen(property);
-    for (const char *p = name; (p = strstr(p, property)); p++) {
-        if (p > name && strchr(":,", p[-1]) && (!p[n] || p[n] == ',')) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Lines "Name: <object name>"; the attributes that follow each are not ours to look at. False:
- * more than there can be. */
-static bool keep_names(const char *body, const char *context, xnat_jmx_names_t *out)
-{
-    char property[XNAT_PATH_SIZE + 8];
-    apr_snprintf(property, sizeof property, "context=%s", context);
-    out->n = 0;
-    for (const char *line = body; *line; line += strcspn(line, "\n"), line += *line == '\n') {
-        size_t len = strcspn(line, "\r\n");
-        if (strncmp(line, "Name: ", 6) != 0 || len - 6 >= XNAT_JMX_NAME_SIZE) {
-            continue;
-        }
-        if (out->n == XNAT_JMX_HOSTS) {
-            return false;
-        }
-        apr_cpystrn(out->text[out->n], line + 6, len - 5);
-        out->n += has_property(out->text[out->n], "type=Manager") &&
-                  has_property(out->text[out->n], property);
-    }
-    return true;
 }
 
 xb_held_t xnat_jmx_find(xnat_jmx_t *jmx)
@@ -177,7 +143,7 @@ xb_held_t xnat_jmx_find(xnat_jmx_t *jmx)
     if (held != XB_HELDS) {
         return held;
     }
-    if (!keep_names(body, context, &jmx->names) || !jmx->names.n) {
+    if (!xb_jmx_names(body, context, &jmx->names) || !jmx->names.n) {
         return XB_HELD_NO_MANAGER;
     }
     remember(jmx);
@@ -200,23 +166,6 @@ static xb_held_t invoke(const xnat_jmx_t *jmx, const char *name, const char *op,
     return ask(jmx, query, body);
 }
 
-/* When it was last used: a time, or an empty line. An answer that breaks off is neither. */
-static bool tells_time(const char *body, bool *there)
-{
-    static const char head[] = "OK - Operation getLastAccessedTime returned:";
-    if (strncmp(body, head, sizeof head - 1) != 0) {
-        return false;
-    }
-    body += sizeof head - 1;
-    size_t blank = strspn(body, "\r\n");
-    *there = body[blank] != '\0';
-    unsigned lines = 0;
-    for (size_t i = 0; i < blank; i++) {
-        lines += body[i] == '\n';
-    }
-    return lines >= (*there ? 1 : 2);
-}
-
 xb_held_t xnat_jmx_look(xnat_jmx_t *jmx, const char *id, bool *there)
 {
     const char *body;
@@ -226,7 +175,7 @@ xb_held_t xnat_jmx_look(xnat_jmx_t *jmx, const char *id, bool *there)
         if (held != XB_HELDS) {
             return held;
         }
-        if (!tells_time(body, there)) {
+        if (!xb_jmx_tells_time(body, there)) {
             return XB_HELD_NO_JMX;
         }
         jmx->at = i;

@@ -5,16 +5,8 @@
 #ifndef XNAT_JMX_H
 #define XNAT_JMX_H
 
+#include "xb_jmx.h"
 #include "xnat_move.h"
-
-/* Virtual hosts of one Tomcat that may have the same context. */
-#define XNAT_JMX_HOSTS 4
-#define XNAT_JMX_NAME_SIZE 256
-
-typedef struct {
-    char text[XNAT_JMX_HOSTS][XNAT_JMX_NAME_SIZE];
-    unsigned n;
-} xnat_jmx_names_t;
 
 typedef struct {
     xnat_probe_t *probe;
@@ -22,8 +14,8 @@ typedef struct {
     proxy_worker *worker;
     unsigned member, path; /* index of the session cookie's path, not XNAT_PATH_UNKNOWN */
     int64_t deadline_us;
-    xnat_jmx_names_t names; /* of the session managers; by xnat_jmx_find */
-    unsigned at;            /* which of them has the copy; by xnat_jmx_look */
+    xb_jmx_names_t names; /* of the session managers; by xnat_jmx_find */
+    unsigned at;          /* which of them has the copy; by xnat_jmx_look */
 } xnat_jmx_t;
 
 /* All three: XB_HELDS = the node has answered. */

@@ -77,6 +77,17 @@ static void end_old(xnat_request_t *xr, unsigned path)
     }
 }
 
+static void tell_full(const xnat_request_t *xr)
+{
+    xnat_count(&xnat_shm->not_remembered);
+    if (xnat_shm_may_tell(&xnat_shm->crowded_logged_us, 60 * XNAT_MINUTE_US)) {
+        xnat_log_server(APLOG_WARNING, 0, xr->r->server, XB(0204),
+                        "a new session is not remembered and will not move: each one in its "
+                        "place in the table is in use, or was at another node lately; "
+                        "raise " XNAT_SESSIONS " (told once an hour)");
+    }
+}
+
 static void remember_new(xnat_request_t *xr, const xb_id_t *id, unsigned path)
 {
     xb_ref_t ref;
@@ -91,7 +102,7 @@ static void remember_new(xnat_request_t *xr, const xb_id_t *id, unsigned path)
     }
     xnat_request_forgot(xr, forgot);
     if (rc == XB_INSERT_FULL) {
-        xnat_count(&xnat_shm->not_remembered);
+        tell_full(xr);
     }
     if (rc != XB_INSERT_NEW) {
         return;

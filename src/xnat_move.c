@@ -289,11 +289,15 @@ void xnat_move_refused(const xnat_job_t *job, xb_refusal_t why)
     xnat_count(&xnat_shm->refusals[why]);
     if (xnat_shm_may_tell(&xnat_shm->refusal_logged_us[why], XNAT_MINUTE_US)) {
         char digest[XB_DIGEST_SIZE];
-        xnat_log_server(APLOG_NOTICE, 0, job->xb->server, XB(0302),
-                        "session %s stays on %s, not moved to %s (%s): %s (told once a minute)",
-                        xnat_digest(job->tag, digest), xnat_shm->route[job->from].route,
-                        job->to < XB_MEMBERS_MAX ? xnat_shm->route[job->to].route : "any node",
-                        xb_move_name(job->reason), xb_refusal_name(why));
+        xnat_log_server(
+            APLOG_NOTICE, 0, job->xb->server, XB(0302),
+            "session %s stays on %s, not moved to %s (%s): %s%s (told once a minute)",
+            xnat_digest(job->tag, digest), xnat_shm->route[job->from].route,
+            job->to < XB_MEMBERS_MAX ? xnat_shm->route[job->to].route : "any node",
+            xb_move_name(job->reason), xb_refusal_name(why),
+            why == XB_NO_PROOF_NODE
+                ? " (leave its own memcached node out of that Tomcat's failoverNodes)"
+                : "");
     }
 }
 

@@ -107,7 +107,7 @@ typedef struct {
     _Atomic uint64_t looked_up, not_looked_up;  /* unknown sessions */
     _Atomic uint64_t released, helds[XB_HELDS]; /* stale copies expired; those that were not */
     _Atomic int64_t held_logged_us[XB_HELDS];   /* one line per class and minute */
-    _Atomic int64_t lost_logged_us, forgot_logged_us, full_logged_us;
+    _Atomic int64_t lost_logged_us, forgot_logged_us, full_logged_us, crowded_logged_us;
     xb_bucket_t lookups;       /* rate of those */
     _Atomic int64_t forgot_us; /* when the table last forgot a session that had moved */
 

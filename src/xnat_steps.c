@@ -146,12 +146,32 @@ bool xnat_steps_mark(const xnat_steps_t *m, unsigned member)
                           m->life_s + STALE_MARGIN_S);
 }
 
+static bool same(xb_span_t a, xb_span_t b)
+{
+    return a.n == b.n && !memcmp(a.p, b.p, a.n);
+}
+
+/* What of a base id stands before the memcached node. */
+static xb_span_t without_node(xb_span_t base)
+{
+    const char *end = memchr(base.p, '-', base.n);
+    return (xb_span_t){base.p, end ? (size_t)(end - base.p) : base.n};
+}
+
+/* Under another memcached node it is the session, but no old id leads to it: a Tomcat with its
+ * own node in failoverNodes draws a new one for each request that brings an old id. */
 bool xnat_steps_cookie_proves(xnat_steps_t *m, const xnat_probe_answer_t *answer)
 {
-    return xnat_steps_id_in(m, answer, m->new_text, sizeof m->new_text, &m->fresh) &&
-           (!XB_RULE(SAMEID) || (m->fresh.base.n == m->old.base.n &&
-                                 !memcmp(m->fresh.base.p, m->old.base.p, m->old.base.n))) &&
-           is_text(m->fresh.route, xnat_shm->route[m->to].route);
+    m->redrawn = false;
+    if (!xnat_steps_id_in(m, answer, m->new_text, sizeof m->new_text, &m->fresh) ||
+        !is_text(m->fresh.route, xnat_shm->route[m->to].route)) {
+        return false;
+    }
+    if (XB_RULE(SAMEID) && !same(m->fresh.base, m->old.base)) {
+        m->redrawn = same(without_node(m->fresh.base), without_node(m->old.base));
+        return false;
+    }
+    return true;
 }
 
 xnat_keys_t xnat_steps_keys_prove(xnat_steps_t *m)
@@ -193,7 +213,7 @@ bool xnat_steps_taken_unseen(xnat_steps_t *m)
     return true;
 }
 
-static xb_refusal_t no_proof(xnat_probe_rc_t rc, bool cookie)
+static xb_refusal_t no_proof(const xnat_steps_t *m, xnat_probe_rc_t rc, bool cookie)
 {
     static const xb_refusal_t refusal[] = {
         [XNAT_PROBE_REFUSED] = XB_NO_PROBE,
@@ -202,6 +222,7 @@ static xb_refusal_t no_proof(xnat_probe_rc_t rc, bool cookie)
     };
     return rc != XNAT_PROBE_ANSWERED ? refusal[rc]
            : cookie                  ? XB_NO_PROOF_KEYS
+           : m->redrawn              ? XB_NO_PROOF_NODE
                                      : XB_NO_PROOF_COOKIE;
 }
 
@@ -263,5 +284,5 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     if (rc != XNAT_PROBE_REFUSED && xnat_steps_taken_unseen(m)) {
         return XB_REFUSALS;
     }
-    return no_proof(rc, cookie);
+    return no_proof(m, rc, cookie);
 }

@@ -29,6 +29,7 @@ typedef struct {
     bool others;        /* a rescue with other targets left, if this one does not answer */
     bool proved;        /* by the keys: m->to has it */
     bool left;       /* this child stops before that is known: the next mover's to find out */
+    bool redrawn;    /* the target has taken it over, to another memcached node */
     bool other_path; /* an answer's id was for another Path than the session's */
     unsigned path;
     uint32_t life_s;   /* max inactive of the session */

@@ -55,8 +55,10 @@ is_deeply([ missing($reference, $decisions) ], [], 'docs/directives.md explains 
 my $glue = join '', map { text($_) } glob 'src/xnat_*.c';
 my %said = map { $_ => 1 } $glue =~ /xnat_request_say\(\s*\w+,\s*XB_\w+,\s*(.*?)\);/gs;
 my @reasons = map { /"([a-z-]+)"/g } keys %said;
-push @reasons, $glue =~ /refuse_at_gate\(\w+, "([a-z-]+)"/g;
-cmp_ok(scalar @reasons, '>', 5, 'reasons are found in the code');
+my @gate = $glue =~ /\brefuse\(\w+, "([a-z-]+)"/g;
+is_deeply(\@gate, [ 'gate-crowded', 'gate-timeout' ], "the gate's reasons are found in the code");
+push @reasons, @gate;
+cmp_ok(scalar @reasons, '>', 10, 'and all others');
 is_deeply([ grep { $reference !~ /`\Q$_\E`/ } @reasons ], [],
           'and docs/directives.md has each');
 

@@ -58,6 +58,7 @@ subtest 'a sound set-up' => sub {
         'two members, no memcached' => config(members => [ 'route=n1', 'route=n2' ]),
         'a standby for each' => config(
             members => [ 'route=n1', 'route=n1 status=+H', 'route=n2' ]),
+        'a dot, no memcached' => config(members => [ 'route=n1.a', 'route=n2', 'route=n3' ]),
         'not ours' => config(method => 'bytraffic', members => [ '', 'route=n1', 'route=n1' ],
                              server => $nodes, set => 'nofailover=On stickysessionsep=+'));
     for my $what (sort keys %sound) {
@@ -120,6 +121,13 @@ my @unsound = (
       config(after => "<Proxy balancer://app/x>\nXnatBalanceMove Off\n</Proxy>") ],
     [ 'a section of a pattern', XB0120 => qr{<Proxy "balancer://app"> reach no balancer},
       config(after => "<ProxyMatch balancer://app>\nXnatBalanceMove Off\n</ProxyMatch>") ],
+    [ 'a section of another method', XB0128 =>
+      qr{<Proxy "balancer://app"> do nothing: that balancer has not lbmethod=xnat$},
+      config(method => 'bytraffic', inside => 'XnatBalanceMove Off') ],
+    [ 'a route with a dot', XB0129 =>
+      qr{member http://127\.0\.0\.1:2 has route=n2\.example\.org: MSM stores no session},
+      config(members => [ 'route=n1', 'route=n2.example.org', 'route=n3' ],
+             server => $nodes) ],
     [ 'non-sticky mode without nodes', XB0121 =>
       qr{XnatBalanceStore without XnatBalanceMemcachedNodes does nothing},
       config(server => 'XnatBalanceStore msm-nonsticky') ],

@@ -40,4 +40,14 @@ is_deeply([ sort map { $_->{route} } @{$balancer->{members}} ],
 like($balancer->{settings}{XnatBalanceMemcachedNodes}, qr/^n1:/, 'and the settings');
 like($t->slurp('example.access'), qr/ 200 .* tomcat\d stayed home$/m, 'the log says why');
 
+# The README's block is that of the example, for other machines.
+my ($block) = $t->slurp(XB::Deps->root . '/README.md') =~ m{^(    <Proxy .*?)\n\n}ms;
+my ($status, $said) = $h->configtest($block);
+is($status, 0, "the README's lines are enough") or diag($said);
+unlike($said, qr/XB0|:warn\]|:error\]/, 'and nothing is wrong with them');
+my @lines = grep { !/BalancerMember|XnatBalanceMemcachedNodes/ } split /\n/, $block;
+my %shown = map { s/^\s+//r => 1 } split /\n/, $example;
+cmp_ok(scalar @lines, '>', 8, 'lines that name no machine');
+is_deeply([ grep { !$shown{$_} } map { s/^\s+//r } @lines ], [], 'are all in the example');
+
 $t->finish;

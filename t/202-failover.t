@@ -140,6 +140,12 @@ subtest 'all requests of a session agree' => sub {
         is_deeply(tally(map { XB::Client->header($_, 'X-Changed') } @r),
                   { "1 $new_home{$user}" => 12 }, 'BALANCER_ROUTE_CHANGED');
     }
+    my $f = decode_json($c->get('/status?format=json')->{body});
+    my ($app) = grep { $_->{name} eq 'balancer://app' } @{$f->{balancers}};
+    my %counted = map { $_->{route} => $_->{failed_over} } @{$app->{members}};
+    my $n = tally(values %new_home);
+    is($counted{$_}, 0, "failed_over of $_: nobody came there") for grep { !$n->{$_} } @routes;
+    cmp_ok($counted{$_}, '>=', $n->{$_}, "failed_over of $_: who came there") for keys %$n;
 };
 
 subtest 'a session that the table does not know' => sub {

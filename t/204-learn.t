@@ -10,6 +10,7 @@ my $t = XB::Test->new;
 
 # A node that answers with the Set-Cookie headers that the request asks for.
 my %be = map { $_ => $t->backend($_, sub ($req, $conn) {
+    wait_for { -e $t->path('go') } 60, 'leave' if XB::Backend->header($req, 'X-Wait');
     # Of different names, for httpd would join equal ones.
     my @set = map { XB::Backend->header($req, "X-Set$_") } 1 .. 3;
     my $code = XB::Backend->header($req, 'X-Code') // 200;
@@ -20,9 +21,9 @@ my %be = map { $_ => $t->backend($_, sub ($req, $conn) {
 }) } qw(n1 n2);
 my $members = join "\n", map { 'BalancerMember ' . $be{$_}->url . " route=$_" } sort keys %be;
 
-sub server ($name, $sessions)
+sub server ($name, $sessions, %opt)
 {
-    return $t->httpd(name => $name, conf => <<"END");
+    return $t->httpd(name => $name, %opt, conf => <<"END");
 LogLevel xnat_balance:trace8
 XnatBalanceSessions $sessions
 <Proxy "balancer://app">
@@ -39,6 +40,7 @@ END
 }
 
 my ($h, $small) = (server('httpd', 1000), server('small', 64));
+my $crowded = server('crowded', 64, threads => 64);
 my $c = $h->client;
 my @ids;
 
@@ -179,6 +181,34 @@ subtest 'a full table' => sub {
     push @ids, map { $sc->session("u$_") =~ s/\..*//r } 1 .. 200;
 };
 
+# Requests under way keep their sessions in the table.
+subtest 'a table in which nothing may be forgotten' => sub {
+    my $crowd = $t->fork_child(name => 'crowd', code => sub {
+        $crowded->client(timeout => 60)->many([ map {
+            { path => '/echo', cookie => sprintf('JSESSIONID=%016X.n%d', $_, 1 + $_ % 2),
+              headers => [ 'X-Wait' => 1 ] } } 1 .. 130 ], parallel => 130);
+    });
+    wait_for {
+        my $busy = 0;
+        $busy += $_->{busy} for map { @{$_->{members}} } @{figures($crowded)->{balancers}};
+        $busy == 130;
+    } 30, 'the requests to be under way';
+    my $cc = $crowded->client;
+    my @r = $cc->many([ map { { path => '/login', user => "c$_" } } 1 .. 40 ], parallel => 4);
+    is(scalar(grep { $_->{status} == 200 } @r), 40, 'logins go on');
+    my $f = figures($crowded)->{sessions};
+    cmp_ok($f->{not_remembered}, '>', 10, "$f->{not_remembered} are not remembered");
+    $t->expect_log(qr/XB0204/);
+    is(scalar(() = $crowded->error_log =~ /XB0204: a new session is not remembered/g), 1,
+       '... and that is said once');
+    @r = $cc->many([ map { { path => '/echo', user => "c$_" } } 1 .. 40 ], parallel => 4);
+    my @stray = grep { $cc->session("c$_") !~ /\.${\ node($r[$_ - 1]) }$/ } 1 .. 40;
+    is("@stray", '', 'all are sticky');
+    $t->write('go', '');
+    wait_for { !$crowd->alive } 20, 'the requests to end';
+    push @ids, map { $cc->session("c$_") =~ s/\..*//r } 1 .. 40;
+};
+
 subtest 'invented ids' => sub {
     $small->stop;
     $small->start;                      # an empty table
@@ -205,7 +235,7 @@ subtest 'invented ids' => sub {
 subtest 'no id is shown' => sub {
     cmp_ok(scalar @ids, '>', 250, scalar(@ids) . ' ids');
     my $any = join '|', map { quotemeta } @ids;
-    for my $server ($h, $small) {
+    for my $server ($h, $small, $crowded) {
         my $name = $server->process->name;
         my @lines = grep { /$any/i } split /\n/, $server->error_log;
         is(scalar @lines, 0, "$name: not in the error log") or diag($lines[0]);

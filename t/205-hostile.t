@@ -4,6 +4,7 @@
 use v5.36;
 use Test::More;
 use XB::Test;
+use XB::MoveRig;
 use JSON::PP;
 
 my $t = XB::Test->new;
@@ -186,6 +187,67 @@ subtest 'answers' => sub {
 subtest 'the 63 characters that a route may have' => sub {
     my $r = $c->get('/echo', cookie => "JSESSIONID=${secret}0.$route64");
     is(node($r), $route64, 'are followed');
+};
+
+# HEADs are made of what was learned from clients and nodes: paths of cookies, a Host.
+my $rig = XB::MoveRig->new($t, nodes => [qw(m1 m2 m3)], httpd => { name => 'moves' },
+                           conf => <<'END');
+ServerName good.example:80
+ProxyPreserveHost On
+END
+my $mc = $rig->client;
+
+# Who logs in at m1, and uses it: below this path, which is the cookie's, and with this Host.
+sub enter ($user, $path, $host)
+{
+    my $escaped = ($path || '/') =~ s/([^\w\/])/sprintf '%%%02X', ord $1/ger;
+    my @host = (Host => $host);
+    $mc->get("$path/login?path=$escaped", user => $user, headers => \@host);
+    my $r = $mc->get("$path/read", user => $user, headers => \@host);
+    is($r->{status}, 200, "$user is in");
+    return XB::FakeMsm->base($mc->session($user));
+}
+
+# All sessions but so many leave m1. HEADs for these, by base id.
+sub drain_m1 ($stay, @bases)
+{
+    $rig->open;
+    $rig->drain('m1');
+    wait_for { $rig->status->{balancers}[0]{members}[0]{sessions} <= $stay } 20, 'm1 to be left';
+    my %heads = map { $_ => [] } @bases;
+    push @{$heads{ XB::FakeMsm->base($_->{id}) }}, $_ for map { $_->heads } $rig->nodes;
+    $rig->undrain('m1');
+    $rig->only('m1');
+    return %heads;
+}
+
+subtest 'a Host that one client makes up' => sub {
+    $rig->only('m1');
+    enter('evil1', '', 'evil.example');
+    my $base = enter('good', '', 'good.example');
+    enter('evil2', '', 'evil.example');
+    my %heads = drain_m1(0, $base);
+    my %host = map { XB::Backend->header($_, 'Host') => 1 } @{$heads{$base}};
+    is_deeply([ keys %host ], [ 'good.example' ], 'is not that of HEADs for all');
+};
+
+subtest "paths of nodes' cookies" => sub {
+    my @plain = ('/a', '/A-b_c.d~1', '/' . 'p' x 126);
+    my @odd = ("/a'b", '/a&b=c', '/a%20b', '/a%0d%0aX', '/a,b', '/a:b', '/' . 'p' x 127,
+               '/' . 'q' x 3000);
+    my %base = map { $_ => enter(substr($_, 0, 9) . length, $_, 'good.example') } @plain, @odd;
+    my $refused = $rig->refused('cookie-path-unknown');
+    my %heads = drain_m1(scalar @odd, values %base);
+    for my $path (@plain) {
+        my %uri = map { $_->{uri} => 1 } @{$heads{ $base{$path} }};
+        is_deeply([ keys %uri ], [ "$path/_xnat_balance_probe" ],
+                  length($path) . " characters, $path: HEADs go there");
+    }
+    for my $path (@odd) {
+        my @uris = map { $_->{uri} } @{$heads{ $base{$path} }};
+        is_deeply(\@uris, [], length($path) . ' characters, ' . substr($path, 0, 20) . ': none');
+    }
+    cmp_ok($rig->refused('cookie-path-unknown'), '>=', $refused + @odd, 'those are refused');
 };
 
 # The journal of decisions and the log must hold nothing that was not checked.

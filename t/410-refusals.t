@@ -39,6 +39,7 @@ my %at_target = (
     'probe-failed' => [qw(drop)],
     'probe-late' => [qw(hang late)],
     'no-proof-in-cookie' => [qw(deaf error other-base other-route)],
+    'renamed-by-target' => [qw(redraws)],
     'taken-by-another-context' => [qw(other-path)],
     'no-proof-in-store' => [qw(keeps never-stores forgets)],
 );
@@ -112,6 +113,8 @@ for my $word (sort keys %expected, 'no-target') {
     my @lines = $log =~ /(XB0302: session \w+ stays on n1, not moved to .*: \Q$word\E )/g;
     is @lines, 1, "$word: logged once";
 }
+like $log, qr/: renamed-by-target \(leave .* out of that Tomcat's failoverNodes\)/,
+    'and what to do where the word does not say it';
 unlike $log, qr/[0-9A-F]{32}/, 'no log line holds a session id';
 
 my %heads;
@@ -119,7 +122,7 @@ $heads{ $_->{id} }++ for $n1->heads, $n2->heads;
 is_deeply [ grep { $heads{ $id{$_} } } sort keys %untouched ], [],
     'a session that is refused for what memcached holds is not touched at any node';
 my %asked = map { $_->{id} => 1 } $n2->heads;
-is_deeply [ grep { $asked{ $id{$_} } } grep { /^(?:flush|renamed|never)/ } sort keys %id ], [],
+is_deeply [ grep { $asked{ $id{$_} } } grep { /^(?:flush|renamed-by-home|never)/ } sort keys %id ], [],
     'nor is the target asked for one that was not quiet or not flushed';
 
 # Usable where they were. What a rename by the home itself does to its clients is MSM's doing.

@@ -68,6 +68,14 @@ subtest 'requests wait, and follow' => sub {
     is_deeply \%said, { moved => 1, straggler => 2 }, 'the first one says that it moved';
 };
 
+# Decisions and reasons of the 503s so far, which are this many.
+my $reasons = sub ($n) {
+    my %said;
+    $said{"$_->{decision} $_->{reason}"}++ for $h->logged($n, sub { $_->{status} == 503 });
+    return \%said;
+};
+my $crowded = 0;
+
 subtest 'waiters take half of the threads at most' => sub {
     my $id = $begin->('crowd', 'slow', 2000);
     my @sockets = map { $rig->send('crowd', "/read?n=$_") } 1 .. 3 * $THREADS;
@@ -85,7 +93,9 @@ subtest 'waiters take half of the threads at most' => sub {
     }
     is_deeply [ sort keys %answers ], [ '200 n2', '503 retry' ], 'either the new home or 503';
     cmp_ok scalar @{$answers{'200 n2'} // []}, '<=', $THREADS, 'those that waited';
-    is $rig->status->{gates}{crowded}, @{$answers{'503 retry'} // []}, 'the others are counted';
+    $crowded = @{$answers{'503 retry'} // []};
+    is $rig->status->{gates}{crowded}, $crowded, 'the others are counted';
+    is_deeply $reasons->($crowded), { 'refused gate-crowded' => $crowded }, '... and logged as such';
     my @again = map { $rig->ask('crowd', '/read') } @{$answers{'503 retry'}};
     is_deeply [ grep { "$_->{status} $_->{node}" ne '200 n2' } @again ], [], 'retries work';
 };
@@ -144,6 +154,8 @@ subtest 'waiting ends' => sub {
     is $seen->($n1, $id), $served, 'the old home has not seen it';
     my $status = $rig->status;
     is $status->{gates}{timeouts}, 1, 'it is counted';
+    is_deeply $reasons->($crowded + 1),
+        { 'refused gate-crowded' => $crowded, 'refused gate-timeout' => 1 }, 'and logged';
     my $again;
     my $works = sub { $again = $rig->ask('stuck', '/read'); return $again->{status} == 200 };
     ok eval { wait_for { $works->() } 10, 'it to work' },

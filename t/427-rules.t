@@ -121,6 +121,8 @@ $story{FENCE} = sub {
     $h->manager('app', $url->('n1'), hcfailed => 1);
     my $next = $rig->send($user, '/read');
     is $rig->receive($socket)->{status}, 502, 'what a home that was given up says is not relayed';
+    my ($said) = $h->logged(1, sub { $_->{uri} =~ /k=vain/ });
+    is "$said->{decision} $said->{reason}", 'refused session-moved-meanwhile', '... and why';
     is $line->($rig->receive($next)), '200 n2 first', 'the session goes on without it';
 };
 

@@ -357,6 +357,7 @@ subtest 'no session id anywhere' => sub {
 
 subtest 'a graceful restart keeps the figures' => sub {
     my $before = figures();
+    is($before->{server}{generation}, 1, 'the first generation');
     $h->graceful;
     my $after = figures();
     my %m = members($after);

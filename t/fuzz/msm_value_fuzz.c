@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Fuzzes stored sessions: whatever is called good holds the id and agrees with itself.
  * Input: 1 byte length of the id (top bit: the id is cut out of the value, so that good ones
- * are reached), 6 bytes clock, 2 bytes margin, then the value. */
+ * are reached), 6 bytes clock, 2 bytes margin, then the value. It is read as a `validity:` too.
+ */
 #include <assert.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -32,6 +33,25 @@ static void check_good(const uint8_t *value, size_t got, const char *id, size_t 
     assert(h->this_accessed_ms == number(value + 26, 8) && h->this_accessed_ms > 0);
     assert(h->max_inactive_s <= 0 ||
            h->this_accessed_ms + h->max_inactive_s * INT64_C(1000) > now + margin * 1000);
+}
+
+/* The same bytes as a value of `validity:`; at the end of its own piece of memory. */
+static void try_validity(const uint8_t *value, size_t got, int64_t now, int64_t margin)
+{
+    xb_msm_head_t h;
+    switch (xb_msm_validity_check(value, got, now, (int32_t)margin, &h)) {
+    case XB_MSM_GOOD:
+        assert(got == 20 && h.last_accessed_ms == number(value + 4, 8));
+        assert(h.last_accessed_ms > 0 && h.this_accessed_ms > 0);
+        assert(h.max_inactive_s <= 0 ||
+               h.this_accessed_ms + h.max_inactive_s * INT64_C(1000) > now + margin * 1000);
+        break;
+    case XB_MSM_SHORT:
+        assert(got != 20);
+        break;
+    default:
+        assert(got == 20);
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -66,6 +86,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     default:
         assert(got >= 44);
     }
+    try_validity(value, got, now, margin);
     free(value);
     free(id);
     return 0;

@@ -28,6 +28,8 @@
 #   gap                            no answer; has loaded the session, and does the rest when it is
 #                                  well again
 #   other-base other-route         takes over under another id, in Set-Cookie and in memcached
+#   redraws                        takes over under another memcached node's id, as with its own
+#                                  node in failoverNodes
 #   no-cookie other-path           takes over, but Set-Cookie says so
 #   keeps                          takes over, but the old key stays
 #   forgets                        deletes the old key, writes none
@@ -346,6 +348,13 @@ sub _head ($self, $req, $conn, $id)
     return 1;
 }
 
+# The id with another memcached node, if there is another.
+sub _redrawn ($self, $id)
+{
+    my ($other) = grep { $_ ne $self->node_of($id) } sort keys %{$self->{store}};
+    return defined $other ? $id =~ s/-\w+\./-$other./r : $id;
+}
+
 sub _take_over ($self, $req, $conn, $id, $trick)
 {
     my $how = $trick->{how} // '';
@@ -358,13 +367,12 @@ sub _take_over ($self, $req, $conn, $id, $trick)
         $conn->pause(0.01);
     }
     if ($how eq 'renames' && $own eq $id) {
-        my ($other) = grep { $_ ne $self->node_of($id) } sort keys %{$self->{store}};
-        $own = $id =~ s/-\w+\./-$other./r;
+        $own = $self->_redrawn($id);
         rename $self->_file($id), $self->_file($own);
         $taken = $id;
     }
     $self->_forget($taken) if defined $taken && $how !~ /^(?:keeps|never-stores)$/;
-    my %false = ('other-base' => $self->session_id,
+    my %false = ('redraws' => $self->_redrawn($own), 'other-base' => $self->session_id,
                  'other-route' => $self->base($own) . '.elsewhere');
     if (my $name = $false{$how}) {
         rename $self->_file($own), $self->_file($name);
