@@ -13,16 +13,19 @@
 #include "xnat_move_store.h"
 
 #define SECOND_US INT64_C(1000000)
-/* Life of a beat in the store, and how long the sight of a stranger bars voluntary moves. */
-#define BEAT_TTL_S 5
+/* Life of a beat in the store: who is started later learns that there may be sessions which it
+ * does not know. */
+#define BEAT_TTL_S 86400
+/* How long the sight of a stranger bars voluntary moves. */
 #define BAR_US (10 * SECOND_US)
-/* Nodes in one beat: the turn of each of the largest fleet comes within the life of a beat. */
+/* Nodes in one beat; it takes TURNS for the turn of each of the largest fleet to come. */
 #define NODES_AT_ONCE 32
-/* The beat of this httpd before its restart has run out by then. */
-#define OWN_OLD_US ((BEAT_TTL_S + 2) * SECOND_US)
+#define TURNS 4
+/* By then this httpd has written over what it wrote before its restart. */
+#define OWN_OLD_US ((TURNS + 3) * SECOND_US)
 #define TELL_AGAIN_US (600 * SECOND_US)
 
-_Static_assert(XNAT_FLEET_MAX <= NODES_AT_ONCE * (BEAT_TTL_S - 1), "all beat in time");
+_Static_assert(XNAT_FLEET_MAX <= NODES_AT_ONCE * TURNS && TURNS * SECOND_US * 2 < BAR_US, "");
 
 /* The same for every httpd in front of this node, whatever others it has: the key of the hash
  * is no secret here. */
@@ -59,17 +62,20 @@ void xnat_front_beat(xnat_hands_t *hands, const xnat_balancer_t *xb)
     xnat_fleet_snapshot((xnat_balancer_t *)xb, false, now, &fleet);
     apr_snprintf(mine, sizeof mine, "%016" APR_UINT64_T_HEX_FMT, xnat_shm->front);
     unsigned first = fleet.n ? (unsigned)(now / SECOND_US * NODES_AT_ONCE % fleet.n) : 0;
-    for (unsigned i = 0; i < fleet.n && i < NODES_AT_ONCE; i++) {
-        const char *route = fleet.worker[(first + i) % fleet.n]->s->route;
-        if (*route) {
-            name_of(xb, route, name);
-            other =
-                xnat_move_beat(hands, xb, name, mine, BEAT_TTL_S, seen, sizeof seen) || other;
+    for (unsigned n = 0; n < fleet.n && n < NODES_AT_ONCE; n++) {
+        unsigned i = (first + n) % fleet.n;
+        const char *route = fleet.worker[i]->s->route;
+        name_of(xb, route, name);
+        if (*route && xnat_move_beat(hands, xb, name, mine, BEAT_TTL_S, seen, sizeof seen)) {
+            __atomic_store_n((int64_t *)&xnat_shm->strangers_us[fleet.member[i]], now,
+                             __ATOMIC_RELAXED);
+            other = true;
         }
     }
     if (other) {
-        __atomic_store_n((int64_t *)&rec->front_us, now, __ATOMIC_RELAXED);
-        if (now - xnat_shm->started_us > OWN_OLD_US && xb->conf.move != XNAT_MOVE_OFF) {
+        int64_t last = __atomic_exchange_n((int64_t *)&rec->front_us, now, __ATOMIC_RELAXED);
+        if (last && now - last < BAR_US && now - xnat_shm->started_us > OWN_OLD_US &&
+            xb->conf.move != XNAT_MOVE_OFF) {
             tell(xb, rec, now);
         }
     }
