@@ -93,6 +93,7 @@ typedef struct {
     uint64_t not_remembered;
     uint64_t repaired;                 /* counted again after a child died */
     uint64_t lost;                     /* their node gone, and not in memcached */
+    uint64_t revived;                  /* at a home that has restarted */
     uint64_t looked_up, not_looked_up; /* unknown ones */
 
     uint64_t request[XB_DECISIONS];

@@ -28,6 +28,8 @@ static const xb_field_t sessions[] = {
      "Sessions whose requests were counted again after a child died."},
     {XB_FIELD_COUNTER, R(lost), "lost", "sessions_lost",
      "Sessions of nodes that failed which were not in memcached."},
+    {XB_FIELD_COUNTER, R(revived), "revived", "sessions_revived",
+     "Sessions that one HEAD has brought back at their home after it had restarted."},
     {XB_FIELD_COUNTER, R(looked_up), "looked_up", "sessions_looked_up",
      "Sessions not in the table whose home was looked up in memcached."},
     {XB_FIELD_COUNTER, R(not_looked_up), "not_looked_up", "sessions_not_looked_up",

@@ -291,6 +291,7 @@ static void counters(xb_report_t *r, const xnat_shm_t *m)
     r->not_remembered = m->not_remembered;
     r->repaired = m->repaired;
     r->lost = m->lost;
+    r->revived = m->revived;
     r->looked_up = m->looked_up;
     r->not_looked_up = m->not_looked_up;
     r->uncounted = m->lost_claims;
