@@ -33,7 +33,7 @@ static const xb_field_t sessions[] = {
     {XB_FIELD_COUNTER, R(looked_up), "looked_up", "sessions_looked_up",
      "Sessions not in the table whose home was looked up in memcached."},
     {XB_FIELD_COUNTER, R(not_looked_up), "not_looked_up", "sessions_not_looked_up",
-     "The same, but memcached was silent or too many came: their ids were followed."},
+     "The same, but memcached was silent, too many came, or the table was full."},
     {XB_FIELD_COUNTER, R(uncounted), "uncounted_requests", "requests_uncounted",
      "Requests let through uncounted, because a child had too many in flight."},
 };
