@@ -110,7 +110,7 @@ $(B)/control/$(1)/%_test: t/unit/%_test.c $(call control_core,$(1))
 	$$(CC) $$(CFLAGS) $$(CORE) -It/unit -MF $$@.d -o $$@ $$(filter %.c %.o,$$^) $$(LIBS)
 endef
 $(foreach n,$(sort $(CONTROLS) $(RULES)),$(eval $(call control,$(n))))
-controls: $(control_so) $(B)/layout/mod_xnat_balance.so
+controls: $(control_so) $(B)/layout/mod_xnat_balance.so $(B)/checked/mod_xnat_balance.so
 
 # A module whose shared memory is of another layout: t/603-layout.t.
 $(B)/layout/xnat_shm.o: src/xnat_shm.c | have-apxs
@@ -119,6 +119,14 @@ $(B)/layout/xnat_shm.o: src/xnat_shm.c | have-apxs
 $(B)/layout/mod_xnat_balance.so: $(B)/layout/xnat_shm.o \
     $(filter-out %/xnat_shm.o,$(call glue_obj,plain)) $(call core_obj,plain)
 	$(CC) -shared $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+# A module whose status page says whether the session table is valid: t/600-kill.t.
+$(B)/checked/xnat_snapshot.o: t/lib/checked_snapshot.c | have-apxs
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(GLUE) -c -o $@ $<
+$(B)/checked/mod_xnat_balance.so: $(B)/checked/xnat_snapshot.o \
+    $(filter-out %/xnat_snapshot.o,$(call glue_obj,plain)) $(call core_obj,plain)
+	$(CC) -shared $(CFLAGS) $(LDFLAGS) -Wl,-z,relro,-z,now -o $@ $^ $(LIBS)
 
 # ---- install: files only; no service is started, stopped or reloaded
 

@@ -50,7 +50,8 @@ typedef struct {
     uint64_t busy;
     uint64_t sessions, active; /* homes here; of them used recently */
     uint64_t unverified, verified,
-        unmovable; /* the same by what a stop of the node would mean */
+        unmovable;      /* the same by what a stop of the node would mean */
+    uint64_t unknown_s; /* others may be there that the table does not know: for so long */
     uint64_t bytes_in, bytes_out, requests, elected, moved_in, moved_out, failed_over;
     uint64_t generation;
 } xb_report_member_t;
@@ -92,6 +93,7 @@ typedef struct {
     uint64_t not_remembered;
     uint64_t repaired;                 /* counted again after a child died */
     uint64_t lost;                     /* their node gone, and not in memcached */
+    uint64_t revived;                  /* at a home that has restarted */
     uint64_t looked_up, not_looked_up; /* unknown ones */
 
     uint64_t request[XB_DECISIONS];

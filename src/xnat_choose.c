@@ -87,10 +87,13 @@ static void plan_drains(plan_t *p, int64_t now)
     }
 }
 
+/* Others must see this front end even if it moves nothing: its requests keep their sessions
+ * from being quiet. */
 static void beat(xnat_balancer_t *xb, int64_t now)
 {
     _Atomic int64_t *at = &xnat_shm->balancer[xb->record].beat_us;
-    if (now - __atomic_load_n((int64_t *)at, __ATOMIC_RELAXED) >= SECOND_US) {
+    if (xnat_keeps_copies(xb) && *xb->balancer->s->sticky &&
+        now - __atomic_load_n((int64_t *)at, __ATOMIC_RELAXED) >= SECOND_US) {
         xnat_job_t job = {.kind = XNAT_JOB_BEAT, .xb = xb};
         __atomic_store_n((int64_t *)at, now, __ATOMIC_RELAXED);
         xnat_mover_submit(&job);
@@ -99,13 +102,9 @@ static void beat(xnat_balancer_t *xb, int64_t now)
 
 /* Another front end, whose requests are not known here. Where any node serves any session, each
  * front end may have homes of its own. */
-static bool others_bar(xnat_balancer_t *xb, int64_t now)
+static bool others_bar(const xnat_balancer_t *xb, int64_t now)
 {
-    if (!xnat_keeps_copies(xb)) {
-        return false;
-    }
-    beat(xb, now);
-    return !xnat_front_is_alone(xb, now);
+    return xnat_keeps_copies(xb) && !xnat_front_is_alone(xb, now);
 }
 
 /* A node that has just failed to answer the mover is no target. */
@@ -122,11 +121,12 @@ static void plan_balancer(xnat_balancer_t *xb, void *ctx)
 {
     int64_t now = *(int64_t *)ctx;
     plan_t *p = &plans[plan_count];
-    if (strcmp(xb->balancer->s->lbpname, "xnat") || !xb->conf.nodes ||
-        xb->conf.move == XNAT_MOVE_OFF || plan_count == PLANS_MAX || store_open(xb, now)) {
+    if (strcmp(xb->balancer->s->lbpname, "xnat") || !xb->conf.nodes) {
         return;
     }
-    if (others_bar(xb, now)) {
+    beat(xb, now);
+    if (xb->conf.move == XNAT_MOVE_OFF || plan_count == PLANS_MAX || store_open(xb, now) ||
+        others_bar(xb, now)) {
         return;
     }
     p->xb = xb;

@@ -8,7 +8,7 @@
 #include "xnat_move.h"
 
 /* Worker of the mover, once a second and balancer: reads who was there last, writes that we
- * are. */
+ * are, at each node or as many as one beat takes. */
 void xnat_front_beat(xnat_hands_t *hands, const xnat_balancer_t *xb);
 
 /* Any thread. */

@@ -218,5 +218,8 @@ int xnat_gate_look_up(xnat_request_t *xr)
     if (rc == XB_INSERT_NEW) {
         xnat_shm_want(slot);
     }
+    else if (rc == XB_INSERT_FULL) { /* a gate would cost a real session its place */
+        xnat_count(&xnat_shm->not_looked_up);
+    }
     return rc == XB_INSERT_FULL ? OK : xnat_gate_enter(xr);
 }

@@ -102,6 +102,7 @@ static void remember_new(xnat_request_t *xr, const xb_id_t *id, unsigned path)
     }
     xnat_request_forgot(xr, forgot);
     if (rc == XB_INSERT_FULL) {
+        __atomic_store_n((int64_t *)&xnat_shm->missed_us, now, __ATOMIC_RELAXED);
         tell_full(xr);
     }
     if (rc != XB_INSERT_NEW) {

@@ -117,6 +117,9 @@ xb_refusal_t xnat_rescue_look_up(xnat_steps_t *m)
     xnat_count(owner == -2 ? &xnat_shm->not_looked_up : &xnat_shm->looked_up);
     if (owner >= 0) { /* memcached knows it, not only its client */
         xb_table_flag(xnat_table, m->job->slot, 0, XB_SESSION_UNPROVEN);
+        /* and so there may be others that have not come yet */
+        __atomic_store_n((int64_t *)&xnat_shm->elders_us, xnat_shm->started_us,
+                         __ATOMIC_RELAXED);
     }
     go_on_at(m, &fleet, (unsigned)(owner >= 0 ? owner : preferred >= 0 ? preferred : 0));
     return owner >= 0 && owner != preferred ? XB_REFUSALS : XB_NO_TOKEN;

@@ -109,7 +109,11 @@ typedef struct {
     _Atomic int64_t held_logged_us[XB_HELDS];   /* one line per class and minute */
     _Atomic int64_t lost_logged_us, forgot_logged_us, full_logged_us, crowded_logged_us;
     xb_bucket_t lookups;       /* rate of those */
-    _Atomic int64_t forgot_us; /* when the table last forgot a session that had moved */
+    _Atomic int64_t forgot_us; /* when the table last forgot a session that may live */
+    /* When one had no place in it; start, if a session has come that is older. */
+    _Atomic int64_t missed_us, elders_us;
+    /* When another httpd, perhaps the one before, was last known to be before the member. */
+    _Atomic int64_t strangers_us[XB_MEMBERS_MAX];
 
     /* Sessions whose gate a request has shut: slot + 1, 0 once the mover has taken it. A ring;
      * what is lapped is found by the mover's walk for abandoned gates. */

@@ -10,6 +10,9 @@
 #include "xnat_shm.h"
 
 #define ACTIVE_US (300 * APR_USEC_PER_SEC)
+/* The longest life of a session whose own is not known, and what Tomcat may be late by. */
+#define UNKNOWN_LIFE_S 86400
+#define EXPIRY_SLACK_S 60
 #define SETTINGS 17
 
 /* While it is collected; arrays grow in the pool. */
@@ -22,6 +25,7 @@ typedef struct {
     unsigned char node_seen[XNAT_STORES_MAX];
     uint64_t sessions[XB_MEMBERS_MAX], active[XB_MEMBERS_MAX];
     uint64_t verified[XB_MEMBERS_MAX], unmovable[XB_MEMBERS_MAX];
+    uint32_t life_s; /* the longest that is known */
 } collect_t;
 
 /* What happened after the snapshot's time was taken is as old as nothing. */
@@ -39,6 +43,7 @@ static void count_session(collect_t *c, const xb_view_t *v)
     state[XB_REPORT_UNPROVEN] += (v->flags & XB_SESSION_UNPROVEN) != 0;
     state[XB_REPORT_ENDED] += (v->flags & XB_SESSION_ENDED) != 0;
     c->report->remembered++;
+    c->life_s = v->max_inactive_s > c->life_s ? v->max_inactive_s : c->life_s;
     if (v->w.home < XB_MEMBERS_MAX && !(v->flags & XB_SESSION_ENDED)) {
         c->verified[v->w.home] += (v->flags & XB_SESSION_VERIFIED) != 0;
         c->unmovable[v->w.home] += (v->flags & XB_SESSION_UNMOVABLE) != 0;
@@ -141,6 +146,23 @@ static const char *worker_url(apr_pool_t *p, proxy_worker *w)
     return at ? apr_psprintf(p, "%.*s%s", (int)(host - url), url, at + 1) : apr_pstrdup(p, url);
 }
 
+/* Sessions that the table does not know may be at home here: from before httpd's start, of
+ * another httpd, or those that had no place in the table. They are gone when the node has
+ * restarted since, or when they must have died of age. */
+static uint64_t unknown_s(const collect_t *c, const xnat_fleet_t *f, unsigned index)
+{
+    int64_t at = 0, life_s = c->life_s ? c->life_s : UNKNOWN_LIFE_S;
+    const int64_t since_us[] = {xnat_shm->forgot_us, xnat_shm->missed_us, xnat_shm->elders_us,
+                                xnat_shm->strangers_us[index]};
+    for (size_t i = 0; i < sizeof since_us / sizeof since_us[0]; i++) {
+        at = since_us[i] > at ? since_us[i] : at;
+    }
+    int64_t left_us = at + (life_s + EXPIRY_SLACK_S) * APR_USEC_PER_SEC - c->now_us;
+    return f->keeps_copies && at && xnat_members->member[index].reborn_us < at && left_us > 0
+               ? (uint64_t)(left_us / APR_USEC_PER_SEC) + 1
+               : 0;
+}
+
 static void fill_member(collect_t *c, const xnat_fleet_t *f, unsigned i,
                         xb_report_member_t *out)
 {
@@ -163,9 +185,10 @@ static void fill_member(collect_t *c, const xnat_fleet_t *f, unsigned i,
         .unverified = c->sessions[index] - c->verified[index] - c->unmovable[index],
         .verified = c->verified[index],
         .unmovable = c->unmovable[index],
+        .unknown_s = unknown_s(c, f, index),
         .safe_to_stop = PROXY_WORKER_IS_DRAINING(f->worker[i]) &&
                         xb_member_busy(xnat_members, index) == 0 &&
-                        c->sessions[index] == c->verified[index],
+                        c->sessions[index] == c->verified[index] && unknown_s(c, f, index) == 0,
         .bytes_in = m->bytes_in,
         .bytes_out = m->bytes_out,
         .requests = m->requests,
@@ -268,6 +291,7 @@ static void counters(xb_report_t *r, const xnat_shm_t *m)
     r->not_remembered = m->not_remembered;
     r->repaired = m->repaired;
     r->lost = m->lost;
+    r->revived = m->revived;
     r->looked_up = m->looked_up;
     r->not_looked_up = m->not_looked_up;
     r->uncounted = m->lost_claims;

@@ -14,6 +14,8 @@
 /* How long the proof's keys may take to show: MSM stores after it has answered, some
  * milliseconds later, and much later on a starved machine. */
 #define PROOF_US 2000000
+/* The same at the gate of a mover that was lost, whose requests have waited for another one. */
+#define ADOPT_US 1500000
 /* A well node answers a HEAD for a page that it does not have within milliseconds. */
 #define READY_US 500000
 /* Life of a moved marker beyond the session's own: the stale copy's background cycle. */
@@ -176,7 +178,8 @@ bool xnat_steps_cookie_proves(xnat_steps_t *m, const xnat_probe_answer_t *answer
 
 xnat_keys_t xnat_steps_keys_prove(xnat_steps_t *m)
 {
-    int64_t end = xnat_now_us() + xnat_steps_left(m, PROOF_US);
+    int64_t most = m->job->kind == XNAT_JOB_ADOPT ? ADOPT_US : PROOF_US;
+    int64_t end = xnat_now_us() + xnat_steps_left(m, most);
     apr_interval_time_t nap = 500;
     xnat_keys_t keys = XNAT_KEYS_NEW;
     while (XB_RULE(FLIP) &&

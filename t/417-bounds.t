@@ -23,6 +23,7 @@ subtest 'lines of DryRun' => sub {
 my $small = XB::MoveRig->new($t, nodes => [qw(p1 p2)], httpd => { name => 'small' },
     conf => 'XnatBalanceMove Off');        # only its nodes are used
 $small->httpd->stop;
+$small->store($_)->forget_httpds for qw(m1 m2);
 my $members = join "\n", map { 'BalancerMember ' . $_->url . ' route=' . $_->{route} } $small->nodes;
 my $rig = XB::MoveRig->new($t, share => $small, nodes => [qw(p1 p2)], httpd => { name => 'large' },
     conf => <<"END");

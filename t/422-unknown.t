@@ -153,6 +153,37 @@ subtest 'a flood of invented ids' => sub {
     cmp_ok $busy, '<', 0.5, 'real users are served meanwhile';
 };
 
+subtest 'forgotten for want of room' => sub {
+    my $small = XB::MoveRig->new($t, nodes => [qw(s1 s2)], stores => ['m4'],
+        conf => "$CONF XnatBalanceSessions 64\n", httpd => { name => 'small' });
+    $t->expect_log(qr/XB0203/);
+    my $sessions = sub { return $small->status->{sessions} };
+    my @old = map { "old$_" } 1 .. 20;
+    $small->login($_) for @old;
+    my %home = map { $_ => XB::FakeMsm->route_of($small->client->session($_)) } @old;
+    is $small->status->{balancers}[0]{members}[0]{sessions_unknown_s}, 0, 'all are known';
+    my $n = 0;
+    $small->login('new' . ++$n) while $n < 200 && $sessions->()->{forgotten} < 20;
+    cmp_ok $sessions->()->{forgotten}, '>=', 20, "living sessions are forgotten for $n others";
+    cmp_ok $small->status->{balancers}[0]{members}[0]{sessions_unknown_s}, '>', 0,
+        '... so that the nodes have some that are not known';
+    is $sessions->()->{looked_up}, 0, 'none was looked up so far';
+    my $come = sub (@users) {
+        my @wrong = grep { my $r = $small->ask($_, '/read');
+                           "$r->{status} $r->{node}" ne "200 $home{$_}" } @users;
+        is_deeply \@wrong, [], 'some that come go on at home';
+        return $sessions->();
+    };
+    my $full = $come->(splice @old, 0, 8);
+    cmp_ok $full->{not_looked_up}, '>', 0, '... by their cookies: what is full has no gates';
+    is $full->{looked_up}, 0, '... without a look-up';
+    $small->client->get('/logout', user => "new$_") for 1 .. $n;
+    my $before = $sessions->()->{not_looked_up};
+    my $room = $come->(@old);
+    cmp_ok $room->{looked_up}, '>', 2, 'when there is room again they are looked up';
+    is $room->{not_looked_up}, $before, '... all of them';
+};
+
 # Answers are read, not understood; how many came is said at the end.
 sub flood ($port, $seconds)
 {

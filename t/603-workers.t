@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# The count of busy workers stays right when the mover changes hands while they work.
+# The mover changes hands while its workers are at it: their count stays right, gates open within
+# three seconds, sessions are at home, and who waits is answered.
 use v5.36;
 use Test::More;
+use Time::HiRes qw(time);
 use XB::Test;
 use XB::MoveRig;
 
@@ -9,7 +11,7 @@ my $t = XB::Test->new;
 my $rig = XB::MoveRig->new($t, conf => <<'END');
 XnatBalanceMove Drain
 XnatBalanceMemcachedTimeout 1s
-XnatBalanceGateTimeout 2s
+XnatBalanceGateTimeout 5s
 END
 my $h = $rig->httpd;
 my $busy = sub { $rig->status->{mover}{workers_busy} };
@@ -29,7 +31,21 @@ for my $change (
     my ($how, $do) = @$change;
     $drain->();
     my $pid = $rig->mover_pid;
+    my $dies = $how =~ /killed/;
+    my @waiting = $dies ? () : map { $rig->send("u$_", '/write?k=before') } 1 .. 3;
+    wait_for { $rig->status->{gates}{waiting} == @waiting } 5, 'requests at the gates';
     $do->();
+    my $since = time;
+    push @waiting, map { $rig->send("u$_", '/write?k=after') } 1 .. 3;
+    wait_for { !$rig->status->{sessions_by_state}{moving} } 5, 'open gates';
+    my $seconds = time - $since;
+    cmp_ok $seconds, '<', 3, sprintf "$how: gates open within three seconds: %.2f", $seconds;
+    is_deeply [ map { my $r = $rig->receive($_); "$r->{status} $r->{node}" } @waiting ],
+        [ ('200 n1') x @waiting ], '... who waited is answered at home';
+    my @keys = ($dies ? () : 'before', 'after');
+    my $writes = sub ($user) { return join ' ', sort @{$rig->ask($user, '/read')->{json}{writes}} };
+    is_deeply [ map { $writes->("u$_") } 1 .. 3 ], [ (join ' ', sort @keys) x 3 ],
+        '... with all that was written';
     wait_for { $rig->mover_pid != $pid } 10, 'the mover in another child';
     my %seen;
     wait_for { my $n = $busy->(); $seen{$n} = 1; $n == 0 } 10, "no worker busy after $how";

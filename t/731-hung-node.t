@@ -6,5 +6,5 @@ use XB::DeadNode;
 
 XB::DeadNode->run(
     member => 'timeout=2 connectiontimeout=2', section => 'ProxySet failontimeout=On',
-    lose => sub ($tomcat) { }, blind => 2.5, back => 4, find => sub ($tomcat) { $tomcat->cont },
+    lose => sub ($tomcat) { }, blind => 3, back => 4, find => sub ($tomcat) { $tomcat->cont },
     seconds => 6);

@@ -5,8 +5,12 @@
 #   XB::DeadNode->run(
 #       lose => sub ($tomcat) {...},     # the node is stopped (SIGSTOP) before: its writes that are
 #                                        # in memcached then count as saved
-#       blind => 2,                      # seconds until httpd notices; 5xx may happen so long
+#       blind => 2,                      # seconds within which httpd must notice: until it has, that
+#                                        # is until a user of the node is answered by another one,
+#                                        # requests may get 5xx; without blind, none that begins later
 #       find => sub ($tomcat) {...},     # what brings it back, seconds later (back => 3), or not
+#       idle => 12,                      # other users, who come back, six requests each at once,
+#                                        # when the node is up again: one HEAD brings each back
 #       member => 'timeout=2', section => '', users => 40,
 #       seconds => 4);                   # of work after the loss. The whole test.
 package XB::DeadNode;
@@ -49,7 +53,16 @@ sub _saved ($self)
     return \%saved;
 }
 
-# What is wrong at the end, by kind: a list of "user key".
+# When httpd is known to have noticed: the first answer of another node to a user of the lost one.
+sub _noticed ($self, $lost_at, $home)
+{
+    my ($first) = sort { $a <=> $b } map { $_->{begun} + $_->{seconds} }
+        grep { $_->{begun} > $lost_at && $home->{ $_->{name} } eq 'tomcat1'
+                && $_->{node} !~ /^(?:tomcat1)?$/ } @{$self->{answers}};
+    return ($first // 'inf') - $lost_at;
+}
+
+# What is wrong at the end, by kind: a list of "user key". blind: seconds after the loss.
 sub _losses ($self, $saved, $lost_at, $blind)
 {
     my (%bad, %nodes);
@@ -67,13 +80,31 @@ sub _losses ($self, $saved, $lost_at, $blind)
         push @{$bad{ $early ? 'in_flight' : 'error' }}, "$name $a->{status}" if $is_bad;
         next if $is_bad;
         push @{$bad{login}}, $name if !$a->{static} && $a->{user} ne $name;
-        $nodes{$name}{ $a->{node} } = 1 if $a->{begun} > $lost_at && $a->{node} ne 'tomcat1';
+        $nodes{$name}{ $a->{node} } = 1 if $a->{begun} > $lost_at;
         next if !defined $key || $a->{status} != 200 || $found{$name}{$key};
         my $is_old = $a->{node} eq 'tomcat1' && $a->{begun} <= $lost_at;
         push @{$bad{ $is_old ? 'unsaved' : 'written' }}, "$name $key";
     }
     push @{$bad{split}}, grep { keys %{$nodes{$_}} > 1 } sort keys %nodes;
     return \%bad;
+}
+
+# ---- users who are away meanwhile
+
+sub _leave ($class, $site, %opt)
+{
+    my $idle = XB::Users->new($site, names => [map { "$opt{name}i$_" } 1 .. $opt{idle}]);
+    $idle->login($idle->names);
+    $idle->all(['/app/write?k=before']);
+    $idle->{at_1} = grep { $idle->id($_) =~ /\.tomcat1$/ } $idle->names;
+    return $idle;
+}
+
+sub _come_back ($idle, $victim)
+{
+    wait_for { $victim->is_ready } 60, 'the node';
+    $idle->all([map { "/app/write?k=back$_" } 1 .. 6]);
+    return { wrong => $idle->{wrong}, lost => [$idle->lost_writes], at_1 => $idle->{at_1} };
 }
 
 # ---- one column
@@ -85,6 +116,7 @@ sub _column ($class, $site, %opt)
     $self->login($self->names);
     my $victim = $site->tomcat(1);
     my ($saved, $lost_at, %home);
+    my $idle = $opt{idle} ? $class->_leave($site, %opt) : undef;
     my $find = $opt{find};
     my $lose = sub {
         %home = map { $_ => $self->id($_) =~ /\.(.+)/ } $self->names;
@@ -105,7 +137,11 @@ sub _column ($class, $site, %opt)
         }
         return time > $lost_at + $opt{seconds};
     });
-    my $bad = $self->_losses($saved, $lost_at, $opt{blind} // 0);
+    my $noticed = $self->_noticed($lost_at, \%home);
+    my $blind = $opt{blind} // 0;
+    my $bad = $self->_losses($saved, $lost_at, $noticed < $blind ? $noticed : $blind);
+    $bad->{noticed} = $noticed;
+    $bad->{idle} = _come_back($idle, $victim) if $idle;
     $bad->{sessions} = [ grep { $home{$_} eq 'tomcat1' } $self->names ];
     $bad->{saved_of} = [ map { %{$saved->{$_}} } @{$bad->{sessions}} ];
     $bad->{slow} = $self->_slowest($lost_at, \%home);
@@ -135,6 +171,16 @@ sub _count ($bad, $kind)
     return $kind =~ /login|split/ ? scalar keys %once : scalar @{$bad->{$kind} // []};
 }
 
+sub _judge_idle ($class, $ours, $status)
+{
+    my $idle = $ours->{idle};
+    is_deeply($idle->{wrong}, [], 'who comes back is logged in');
+    is_deeply($idle->{lost}, [], '... with all that was written');
+    cmp_ok($idle->{at_1}, '>', 0, '... some at the node that has restarted');
+    is($status->{sessions}{revived}, $idle->{at_1}, '... after one HEAD for each session');
+    return;
+}
+
 sub run ($class, %opt)
 {
     my $t = XB::Test->new;
@@ -161,6 +207,9 @@ sub run ($class, %opt)
         note(sprintf '%-26s %5.0f ms %5.0f ms', "slowest, $whose users",
              map { 1000 * $_->{slow}{$whose} } $ours, $stock);
     }
+    note(sprintf '%-26s %6.1f s %6.1f s', 'noticed after', map { $_->{noticed} } $ours, $stock);
+    note(sprintf '%-26s %8d %8d', 'writes lost of idle users',
+         map { scalar @{$_->{idle}{lost}} } $ours, $stock) if $opt{idle};
     note('takeovers: ' . scalar(@moves) . ', longest ' . (sort { $b <=> $a } map { $_->{ms} } @moves)[0]
          . ' ms') if @moves;
 
@@ -169,6 +218,8 @@ sub run ($class, %opt)
         my @bad = @{$ours->{$kind} // []};
         is(scalar @bad, 0, "$kind{$kind}: none") or diag(join "\n", splice @bad, 0, 10);
     }
+    cmp_ok($ours->{noticed}, '<', $opt{blind}, 'the loss is noticed in time') if $opt{blind};
+    $class->_judge_idle($ours, $status) if $opt{idle};
     is($status->{sessions}{lost}, 0, 'no session was lost');
     is($status->{gates}{crowded}, 0, 'nobody was turned away at a gate');
     $t->allow_log(qr/AH0|AH10|SEVERE/);
