@@ -32,7 +32,7 @@ my %before = (
                                                  this_accessed => $past, accessed => $past) } ],
 );
 my %at_home = (
-    'flush-failed' => [qw(drop hang)],
+    'flush-failed' => [qw(drop hang never-stores)],
     'renamed-by-home' => [qw(renames)],
 );
 my %at_target = (
