@@ -23,8 +23,13 @@
 #define SETTLE_US 20000
 /* A flush whose end cannot be seen gets so long, and a second for each 40 MB. */
 #define FLUSH_US 50000
-/* A session that could not be verified is asked for again after this long. */
+/* A session that memcached does not have may be stored by the flush within this time. */
+#define MISSING_US 500000
+/* A session that could not be verified is asked for again after this long; one that its home
+ * has, and cannot store, much later: MSM breaks its connection off over one that is too large,
+ * and what it stores of others meanwhile is lost. */
 #define VERIFY_AGAIN_US (30 * INT64_C(1000000))
+#define STORED_IN_VAIN_US (300 * INT64_C(1000000))
 #define MARK_AGAIN_US 20000
 #define NO_ROUTE "xnat-balance"
 
@@ -106,15 +111,17 @@ static xb_refusal_t ask_home(xnat_steps_t *m, const char *id, bool *named)
 /* The home has answered, but MSM stores later, in threads of its own, one after the other what
  * was asked for before: a large session's last requests may still be waiting there. What comes
  * after the takeover would make the old key anew. So it is over only when nothing has come for
- * longer than anything took before. */
+ * longer than anything took before. before_ms = 0: it was not there at all. */
 static xb_refusal_t wait_for_store(xnat_steps_t *m, int64_t before_ms)
 {
     int64_t last_us = xnat_now_us(), now = last_us, still_us = SETTLE_US;
     int64_t end = last_us + xnat_steps_left(m, m->xb->conf.gate_timeout / 3);
+    int64_t missing_end = before_ms ? 0 : last_us + xnat_steps_left(m, MISSING_US);
     apr_interval_time_t nap = 500;
     bool stored = false;
     xb_refusal_t why;
-    while ((why = check(m)) == XB_REFUSALS) {
+    while ((why = check(m)) == XB_REFUSALS ||
+           (why == XB_NO_MARKER && !stored && xnat_now_us() < missing_end)) {
         now = xnat_now_us();
         if (m->stored_ms != before_ms) {
             still_us = (now - last_us) * 2 > still_us ? (now - last_us) * 2 : still_us;
@@ -188,6 +195,7 @@ static xb_refusal_t prepare(xnat_steps_t *m)
 static void verify(xnat_steps_t *m, xb_refusal_t unaskable)
 {
     xb_view_t v;
+    bool in_vain = false;
     xb_refusal_t why = check(m);
     if (unaskable != XB_REFUSALS) {
         m->named =
@@ -196,6 +204,7 @@ static void verify(xnat_steps_t *m, xb_refusal_t unaskable)
     }
     else if (why == XB_REFUSALS || why == XB_NO_MARKER) {
         why = flush(m);
+        in_vain = why == XB_NO_MARKER && m->named;
     }
     bool gone = why == XB_NO_MARKER && !m->named && !m->barred;
     xb_table_flag(xnat_table, m->job->slot,
@@ -204,7 +213,9 @@ static void verify(xnat_steps_t *m, xb_refusal_t unaskable)
                                      : XB_SESSION_UNMOVABLE,
                   why == XB_REFUSALS ? XB_SESSION_UNPROVEN | XB_SESSION_UNMOVABLE : 0);
     xb_table_abort(xnat_table, m->job->slot, m->token,
-                   why == XB_REFUSALS ? 0 : xnat_now_us() + VERIFY_AGAIN_US);
+                   why == XB_REFUSALS
+                       ? 0
+                       : xnat_now_us() + (in_vain ? STORED_IN_VAIN_US : VERIFY_AGAIN_US));
     if (why != XB_REFUSALS && !gone) {
         xnat_move_refused(m->job, why);
     }
