@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# A memcached dies while users work, and MSM renames its sessions at home. What MSM itself does to
-# them is shown by the same Tomcats behind bytraffic.
+# A memcached dies while users work, and MSM renames its sessions at home. What MSM itself does
+# to them is shown by the same Tomcats behind bytraffic.
 use v5.36;
 use Test::More;
 use Time::HiRes qw(time);
@@ -62,7 +62,7 @@ subtest 'MSM: at home, the id from before a rename is nobody\'s' => sub {
         $count{new} += grep { $_->{status} == 200 } @answers[5 .. 9];
     }
     is($count{first}, 10, 'the request that has it renamed is answered, with the new id');
-    is($count{old}, 0, 'then none of 50 requests with the old id is: to let one go first helps none');
+    is($count{old}, 0, 'then none of 50 requests with the old id is');
     is($count{new}, 50, 'and all of 50 with the new one are');
     start_memcached('n1');
 };

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# A login gives a session another id, and at once its node drains or dies; a session moves, and its
-# memcached dies before its user comes back. What MSM itself loses is shown behind bytraffic.
+# A login gives a session another id, and at once its node drains or dies; a session moves, and
+# its memcached dies before its user comes back. Behind bytraffic: what MSM itself loses.
 use v5.36;
 use Test::More;
 use XB::Test;
@@ -33,10 +33,18 @@ sub at_one ($letter, $n)
     return ($users, %guest);
 }
 
-sub all_moved ($users)
+# Each has left, but who is not in memcached: MSM does not store every session after a login.
+sub have_left ($users)
 {
     my $n = $users->names;
-    return wait_for { $site->member(1)->{moved_out} >= $n } 15, "$n moves";
+    my @held;
+    wait_for {
+        my @keys = grep { !/xnat-balance/ } $msm->keys;
+        @held = grep { my $base = $users->base($_); !grep { /\Q$base\E/ } @keys } $users->names;
+        $site->member(1)->{moved_out} + @held >= $n;
+    } 25, "$n sessions to leave";
+    note(@held . ' stay, not stored by MSM') if @held;
+    return;
 }
 
 # ---- a login changes the id, and at once
@@ -48,14 +56,14 @@ subtest 'the node drains' => sub {
     is(scalar(grep { XB::Msm->base($guest{$_}) eq $users->base($_) } $users->names), 0,
        'guests got another session by logging in');
     $site->drain(1);
-    all_moved($users);
+    have_left($users);
     my ($out) = $users->names;
     $site->client->get('/app/logout', user => $out, cookie => "JSESSIONID=$old{$out}");
     my @ids = grep { defined } ($guest{$out}, $old{$out}, $users->id($out));
     my @in = grep { $_->{status} != 401 }
         $site->client->many([map { {path => '/app/whoami', cookie => "JSESSIONID=$_"} } @ids]);
     is(scalar @in, 0, 'who logs out then is logged out by each id that there was');
-    my @guests = map { {path => '/app/whoami', cookie => "JSESSIONID=$guest{$_}"} } $users->names;
+    my @guests = map { {path => '/app/whoami', cookie => "JSESSIONID=$_"} } values %guest;
     is(scalar(grep { $_->{status} != 401 } $site->client->many(\@guests)), 0,
        'the ids from before the login are nobody\'s');
     shift @{$users->{names}};
@@ -70,15 +78,15 @@ sub node_dies ($name, %opt)
     fresh_httpd(%opt);
     my ($users) = at_one('k', 12);
     $site->tomcat(1)->pause;
-    my %saved = map { $_ => ($msm->value($users->id($_)) // '') =~ /\b\Q$_\E\b/ } $users->names;
+    my %saved = map { $_ => ($msm->value($users->id($_)) // '') =~ /\Q$_\E/ } $users->names;
     $site->tomcat(1)->kill;
     $users->all([map { "/app/write?k=w$_" } 1 .. 6]);
     my @lost = $users->lost_writes;
     my %out = map { (split /:/)[0] => 1 } grep { /at the end/ } @{$users->{wrong}};
     my %wrong = map { (split /:/)[0] => 1 } @{$users->{wrong}};
     my $saved = grep { $saved{$_} } $users->names;
-    note(sprintf '%-10s 12 logged in, %d of them stored when the node died: %d logins and %d of %d '
-         . 'writes lost, %d users with a wrong answer', $name, $saved, scalar keys %out,
+    note(sprintf '%-10s 12 logged in, %d of them stored when the node died: %d logins and %d of '
+         . '%d writes lost, %d users with a wrong answer', $name, $saved, scalar keys %out,
          scalar @lost, $users->{acked}, scalar keys %wrong);
     $site->tomcat(1)->restart;
     return {saved => $saved, bad => [grep { $saved{$_} } keys %wrong],
@@ -99,7 +107,7 @@ subtest 'moved before' => sub {
     my ($users) = at_one('m', 12);
     $users->all(['/app/write?k=before']);
     $site->drain(1);
-    all_moved($users);
+    have_left($users);
     my @on = grep { store_of($users, $_) eq 'n1' } $users->names;
     $msm->node('n1')->kill;
     for my $tc ($site->tomcats) {
