@@ -23,8 +23,15 @@
 #define SETTLE_US 20000
 /* A flush whose end cannot be seen gets so long, and a second for each 40 MB. */
 #define FLUSH_US 50000
-/* A session that could not be verified is asked for again after this long. */
+/* A session that memcached does not have may be stored by the flush within this time: while its
+ * user may be waiting, and while nobody is. */
+#define MISSING_US 100000
+#define MISSING_IDLE_US 500000
+/* A session that could not be verified is asked for again after this long; one that its home
+ * has, and cannot store, much later: MSM breaks its connection off over one that is too large,
+ * and what it stores of others meanwhile is lost. */
 #define VERIFY_AGAIN_US (30 * INT64_C(1000000))
+#define STORED_IN_VAIN_US (300 * INT64_C(1000000))
 #define MARK_AGAIN_US 20000
 #define NO_ROUTE "xnat-balance"
 
@@ -106,15 +113,18 @@ static xb_refusal_t ask_home(xnat_steps_t *m, const char *id, bool *named)
 /* The home has answered, but MSM stores later, in threads of its own, one after the other what
  * was asked for before: a large session's last requests may still be waiting there. What comes
  * after the takeover would make the old key anew. So it is over only when nothing has come for
- * longer than anything took before. */
+ * longer than anything took before. before_ms = 0: it was not there at all. */
 static xb_refusal_t wait_for_store(xnat_steps_t *m, int64_t before_ms)
 {
     int64_t last_us = xnat_now_us(), now = last_us, still_us = SETTLE_US;
     int64_t end = last_us + xnat_steps_left(m, m->xb->conf.gate_timeout / 3);
+    int64_t most = m->job->kind == XNAT_JOB_VERIFY ? MISSING_IDLE_US : MISSING_US;
+    int64_t missing_end = before_ms ? 0 : last_us + xnat_steps_left(m, most);
     apr_interval_time_t nap = 500;
     bool stored = false;
     xb_refusal_t why;
-    while ((why = check(m)) == XB_REFUSALS) {
+    while ((why = check(m)) == XB_REFUSALS ||
+           (why == XB_NO_MARKER && !stored && xnat_now_us() < missing_end)) {
         now = xnat_now_us();
         if (m->stored_ms != before_ms) {
             still_us = (now - last_us) * 2 > still_us ? (now - last_us) * 2 : still_us;
@@ -167,14 +177,19 @@ static xb_refusal_t flush(xnat_steps_t *m)
     if (why != XB_NO_FLUSH) {
         why = m->named ? wait_for_store(m, before_ms) : flush_plainly(m);
     }
+    m->in_vain = why == XB_NO_MARKER && m->named;
     return why;
 }
 
-/* Pin, presence and header; flush, and again what it has written; the marker. */
+/* Pin, presence and header; flush, and again what it has written; the marker. Not every login
+ * makes MSM store the session under its new id: one that is to leave a draining node is flushed
+ * all the same. */
 static xb_refusal_t prepare(xnat_steps_t *m)
 {
     xb_refusal_t why = check(m);
-    why = why == XB_REFUSALS ? flush(m) : why;
+    if (why == XB_REFUSALS || (why == XB_NO_MARKER && m->job->reason == XB_MOVE_DRAIN)) {
+        why = flush(m);
+    }
     if (why == XB_REFUSALS && XB_RULE(MPRE) && !xnat_steps_mark(m, m->from)) {
         why = XB_NO_STORE;
     }
@@ -204,7 +219,9 @@ static void verify(xnat_steps_t *m, xb_refusal_t unaskable)
                                      : XB_SESSION_UNMOVABLE,
                   why == XB_REFUSALS ? XB_SESSION_UNPROVEN | XB_SESSION_UNMOVABLE : 0);
     xb_table_abort(xnat_table, m->job->slot, m->token,
-                   why == XB_REFUSALS ? 0 : xnat_now_us() + VERIFY_AGAIN_US);
+                   why == XB_REFUSALS
+                       ? 0
+                       : xnat_now_us() + (m->in_vain ? STORED_IN_VAIN_US : VERIFY_AGAIN_US));
     if (why != XB_REFUSALS && !gone) {
         xnat_move_refused(m->job, why);
     }
@@ -390,12 +407,15 @@ static xb_refusal_t carry_out(xnat_steps_t *m, xb_refusal_t known)
     return why == XB_REFUSALS ? xnat_steps_take_over(m) : why;
 }
 
-static int64_t back_off(const xnat_job_t *job, xb_refusal_t outcome)
+static int64_t back_off(const xnat_steps_t *m, xb_refusal_t outcome)
 {
-    if (job->kind == XNAT_JOB_VERIFY) {
+    if (m->in_vain) {
+        return STORED_IN_VAIN_US;
+    }
+    if (m->job->kind == XNAT_JOB_VERIFY) {
         return VERIFY_AGAIN_US;
     }
-    if (!was_chosen(job) && job->kind != XNAT_JOB_ADOPT) {
+    if (!was_chosen(m->job) && m->job->kind != XNAT_JOB_ADOPT) {
         return 0;
     }
     switch (outcome) {
@@ -463,7 +483,7 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
     }
     if (outcome != XB_REFUSALS) {
         xnat_steps_promise(&m, 0);
-        xb_table_abort(xnat_table, job->slot, m.token, xnat_now_us() + back_off(job, outcome));
+        xb_table_abort(xnat_table, job->slot, m.token, xnat_now_us() + back_off(&m, outcome));
     }
     if (is_a_move(&m)) {
         if (outcome != XB_REFUSALS) {

@@ -26,6 +26,7 @@ typedef struct {
     xb_id_t old, fresh; /* inside the two texts */
     bool barred;        /* the container asked the flush for a login first */
     bool named;         /* the flush's answer had the session's id */
+    bool in_vain;       /* ... but memcached has not got the session */
     bool others;        /* a rescue with other targets left, if this one does not answer */
     bool proved;        /* by the keys: m->to has it */
     bool left;       /* this child stops before that is known: the next mover's to find out */

@@ -40,7 +40,10 @@ sub heads ($node, $id)
 my ($s1, $c) = ($stay->node('n1'), $stay->client);
 my %id;
 $stay->only('n1');
-$id{$_} = $stay->login($_, 'n1') for qw(idle comes-back);
+$id{$_} = $stay->login($_, 'n1') for qw(idle comes-back unstored);
+# MSM has left it out of memcached, as it does after some logins, and takes its time to store it.
+$stay->store('m1')->delete($id{unstored});
+$s1->misbehave('stores-late', for => $id{unstored}, ms => 150);
 $stay->only('n2');
 $id{pinned} = $stay->login('pinned', 'n2');
 my $pin = 'xnat-balance:pin:' . XB::FakeMsm->base($id{pinned});
@@ -48,7 +51,7 @@ $stay->store($_)->set($pin, 'x') for qw(m1 m2);
 $stay->only('n1');
 my @invented = map { $s1->session_id } 1 .. 5;
 is $c->get('/read', cookie => "JSESSIONID=$_")->{status}, 401, 'an invented id' for @invented;
-is left($stay, 'n1'), '7 0 0 0 not safe', 'a node that does not drain is not safe to stop';
+is left($stay, 'n1'), '8 0 0 0 not safe', 'a node that does not drain is not safe to stop';
 $stay->drain($_) for qw(n1 n2);
 $stay->only('n1', 'n2');
 my $last_use = time;
@@ -148,18 +151,18 @@ subtest 'out of service by hand' => sub {
 subtest 'idle sessions are verified' => sub {
     wait_for { (split ' ', left($stay, 'n1'))[0] == 0 } 15, 'the verifications';
     cmp_ok time - $last_use, '>', 4, 'some seconds after their last use';
-    is left($stay, 'n1'), '0 2 0 0 safe', 'two sessions in the store; invented ids have ended';
+    is left($stay, 'n1'), '0 3 0 0 safe', 'three sessions in the store; invented ids have ended';
     wait_for { (split ' ', left($stay, 'n2'))[0] == 0 } 15, 'the other node';
     is left($stay, 'n2'), '0 0 1 0 not safe', 'a pinned one cannot be moved';
-    is heads($s1, $id{$_}), 1, "one HEAD to verify $_" for qw(idle comes-back);
+    is heads($s1, $id{$_}), 1, "one HEAD to verify $_" for qw(idle comes-back unstored);
     cmp_ok heads($s1, $_), '<=', 2, 'two at most for an invented id' for $invented[0];
 
     my $running = $stay->send('comes-back', '/write?k=again&ms=800');
     wait_for { grep { $_->{uri} =~ /again/ } $s1->requests } 10, 'a request';
-    is left($stay, 'n1'), '1 1 0 1 not safe', 'one who comes back is active';
+    is left($stay, 'n1'), '1 2 0 1 not safe', 'one who comes back is active';
     $stay->receive($running);
-    is left($stay, 'n1'), '1 1 0 0 not safe', '... after the answer too';
-    wait_for { left($stay, 'n1') eq '0 2 0 0 safe' } 15, 'its verification';
+    is left($stay, 'n1'), '1 2 0 0 not safe', '... after the answer too';
+    wait_for { left($stay, 'n1') eq '0 3 0 0 safe' } 15, 'its verification';
     is heads($s1, $id{'comes-back'}), 2, '... is verified once more';
     cmp_ok time - $last_use, '>', 10, 'and meanwhile';
     is heads($s1, $id{idle}), 1, '... nobody has touched the idle one again';

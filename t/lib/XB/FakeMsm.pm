@@ -34,6 +34,7 @@
 #   keeps                          takes over, but the old key stays
 #   forgets                        deletes the old key, writes none
 #   never-stores                   right cookie, leaves memcached as it is
+#   stores-late                    as usual, and stores ms after its answer
 #   renames                        at a HEAD with its own id: another memcached node in the id
 #   code                           code=N is the status, all else as usual
 #   $n->heads          the module's HEADs, oldest first: { id, own (true: with this node's
@@ -382,6 +383,7 @@ sub _take_over ($self, $req, $conn, $id, $trick)
     my @cookie = $own ne $was && $how ne 'no-cookie' ? $self->_cookie($own, $path) : ();
     $conn->respond($trick->{code} // 404, \@cookie, '') if $how !~ /^(?:late|mute)$/;
     $conn->{close} = 1 if $how eq 'late';
+    $conn->pause($trick->{ms} / 1000) if $how eq 'stores-late';
     $self->_in_turn(sub { $self->_store($own, $self->_take($own)) })
         if $how !~ /^(?:forgets|never-stores)$/;
     $conn->until_closed if $how eq 'mute';

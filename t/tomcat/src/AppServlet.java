@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a logged-in user clicks: /app/whoami, count, write, read, size, slow, image, logout. */
+/* What a logged-in user clicks: /app/whoami, count, write, read, size, slow, image, logout; and
+ * what is bad for a session: /app/rotate, age, spoil. */
 
 import java.io.IOException;
+import java.io.ObjectOutputStream;
+import java.io.Serializable;
 import java.util.Collections;
 import java.util.Random;
 import java.util.TreeSet;
@@ -53,7 +56,18 @@ public class AppServlet extends HttpServlet {
             break;
         case "/rotate":
             request.changeSessionId();
-            session.setAttribute("rotated", System.nanoTime());
+            if (request.getParameter("bare") == null)
+                session.setAttribute("rotated", System.nanoTime());
+            Node.answer(request, response);
+            break;
+        case "/age":
+            session.setMaxInactiveInterval((int) Node.number(request, "s", 1800));
+            session.setAttribute("age", System.nanoTime());
+            Node.answer(request, response);
+            break;
+        case "/spoil":
+            session.setAttribute("spoiled", "fails".equals(request.getParameter("how"))
+                ? new Failing() : new Broken());
             Node.answer(request, response);
             break;
         case "/logout":
@@ -62,6 +76,21 @@ public class AppServlet extends HttpServlet {
             break;
         default:
             response.sendError(HttpServletResponse.SC_NOT_FOUND);
+        }
+    }
+
+    /** Is written down in part, to a stream that cannot be read then. */
+    private static final class Broken implements Serializable {
+        private static final long serialVersionUID = 1;
+        private final Object part = new Object();
+    }
+
+    /** Ends the attempt to store the session. */
+    private static final class Failing implements Serializable {
+        private static final long serialVersionUID = 1;
+
+        private void writeObject(ObjectOutputStream out) {
+            throw new IllegalStateException("not to be stored");
         }
     }
 
