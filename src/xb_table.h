@@ -26,6 +26,8 @@ typedef struct xb_table xb_table_t; /* lies in shared memory, holds no pointers 
 
 #define XB_VISITED_MAX 6
 #define XB_SESSIONS_MAX 2097152u
+/* Max inactive interval, in seconds, of sessions that never die of disuse. 0: not known. */
+#define XB_INACTIVE_NEVER UINT32_MAX
 
 enum {
     /* rule PROB: made again for a session that already ran; where it has been is not known: no
@@ -167,7 +169,7 @@ typedef struct {
     xb_word_t w;   /* unpacked */
     unsigned path; /* index of the cookie's path */
     uint32_t requests, flags;
-    uint32_t max_inactive_s; /* 0: not known */
+    uint32_t max_inactive_s; /* 0: not known; XB_INACTIVE_NEVER */
     unsigned target;         /* of the last gate */
     int64_t created_us /* whole seconds */, last_us, bar_until_us, gated_us;
     double traffic; /* own decayed bytes, as of traffic's last change */
@@ -177,6 +179,10 @@ typedef struct {
     } visited[XB_VISITED_MAX];
     unsigned visited_count;
 } xb_view_t;
+
+/* Has a copy that was touched then died of disuse, whatever its node's background thread does?
+ */
+bool xb_table_copy_died(uint32_t max_inactive_s, int64_t touched_us, int64_t now_us);
 
 uint32_t xb_table_slots(const xb_table_t *t);
 /* False: the slot is free. */

@@ -9,13 +9,17 @@
 
 /* ---- where it has been */
 
+bool xb_table_copy_died(uint32_t max_inactive_s, int64_t touched_us, int64_t now_us)
+{
+    int64_t life_s = max_inactive_s ? max_inactive_s : XB_INACTIVE_UNKNOWN_S;
+    return max_inactive_s != XB_INACTIVE_NEVER &&
+           touched_us + (life_s + XB_EXPIRY_SLACK_S) * XB_SECOND_US < now_us;
+}
+
 bool xb_entry_copy_died(xb_entry_t *e, uint64_t visited, int64_t now_us)
 {
-    int64_t inactive_s = atomic_load(&e->max_inactive_s);
-    int64_t touched_s = (int64_t)(visited & UINT32_MAX);
-    if (!inactive_s)
-        inactive_s = XB_INACTIVE_UNKNOWN_S;
-    return (touched_s + inactive_s + XB_EXPIRY_SLACK_S) * XB_SECOND_US < now_us;
+    return xb_table_copy_died(atomic_load(&e->max_inactive_s),
+                              (int64_t)(visited & UINT32_MAX) * XB_SECOND_US, now_us);
 }
 
 /* Seconds are rounded up: a copy is never taken for older than it is. */

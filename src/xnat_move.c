@@ -79,10 +79,7 @@ static xb_refusal_t check(xnat_steps_t *m)
     xb_refusal_t why = xnat_move_check(m->hands, m->xb, &m->old, &header, &m->bytes);
     if (why == XB_REFUSALS) {
         m->stored_ms = header.last_backup_ms;
-        m->life_s = header.max_inactive_s > 0 && header.max_inactive_s < 30 * 86400
-                        ? (uint32_t)header.max_inactive_s
-                        : XNAT_UNKNOWN_LIFE_S;
-        xb_table_max_inactive(xnat_table, m->job->slot, m->token, m->life_s);
+        xnat_steps_lives(m, &header);
     }
     return why;
 }
@@ -300,11 +297,12 @@ void xnat_move_refused(const xnat_job_t *job, xb_refusal_t why)
 /* Whose session is it, and where may HEADs with its id go? */
 static xb_refusal_t identify(xnat_steps_t *m)
 {
+    xb_view_t v;
     if (!xb_table_id(xnat_table, m->job->slot, m->token, m->old_text, &m->path) ||
         !xnat_steps_parse(m, m->old_text, &m->old)) {
         return XB_NO_TOKEN;
     }
-    m->life_s = XNAT_UNKNOWN_LIFE_S;
+    m->life_s = xb_table_view(xnat_table, m->job->slot, &v) ? v.max_inactive_s : 0;
     return m->path >= XNAT_PATHS_MAX && !m->xb->conf.probe && xnat_keeps_copies(m->xb)
                ? XB_NO_PATH
                : XB_REFUSALS;

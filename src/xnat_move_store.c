@@ -189,6 +189,19 @@ xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, con
     return xnat_keeps_copies(xb) ? why : check_nonsticky(hands, xb, id, why, head);
 }
 
+bool xnat_move_header(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                      xb_msm_head_t *head)
+{
+    uint8_t value[XB_MSM_HEAD_SIZE];
+    size_t got = 0, total = 0;
+    xb_msm_verdict_t verdict = XB_MSM_SHORT;
+    if (read_key(hands, xb, id, "", value, &got, &total) == XB_REFUSALS) {
+        verdict =
+            xb_msm_value_check(value, got, id->whole, apr_time_now() / 1000, MARGIN_S, head);
+    }
+    return verdict == XB_MSM_GOOD || verdict == XB_MSM_EXPIRING;
+}
+
 bool xnat_move_mark(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
                     const char *route, uint32_t ttl_s)
 {

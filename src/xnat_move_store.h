@@ -16,6 +16,10 @@ bool xnat_move_store_up(xnat_hands_t *hands, const xnat_balancer_t *xb);
 xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
                              xb_msm_head_t *head, size_t *total);
 
+/* What the session's value says of it, if it is one. */
+bool xnat_move_header(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                      xb_msm_head_t *head);
+
 /* Writes the moved marker (rule MPRE): the home's route, on every memcached. False: on none. */
 bool xnat_move_mark(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
                     const char *route, uint32_t ttl_s);

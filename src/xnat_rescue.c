@@ -251,6 +251,15 @@ static void lose(const xnat_steps_t *m)
     }
 }
 
+/* A session that has never been near a move: how long do its copies live? */
+static void learn_life(xnat_steps_t *m)
+{
+    xb_msm_head_t header;
+    if (!m->life_s && xnat_move_header(m->hands, m->xb, &m->old, &header)) {
+        xnat_steps_lives(m, &header);
+    }
+}
+
 xb_refusal_t xnat_rescue(xnat_steps_t *m)
 {
     xnat_fleet_t fleet;
@@ -274,6 +283,7 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
         go_on_at(m, &fleet, (unsigned)owner);
         return XB_REFUSALS;
     }
+    learn_life(m);
     xnat_steps_mark(m, m->from);
     xb_refusal_t why = XB_NO_TARGET;
     for (int i = 0; i < TRIES && (i == 0 || choose(m, &fleet)); i++) {

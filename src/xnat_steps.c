@@ -17,6 +17,8 @@
 #define READY_US 500000
 /* Life of a moved marker beyond the session's own: the stale copy's background cycle. */
 #define STALE_MARGIN_S 120
+/* When a session's own limit is not known. */
+#define UNKNOWN_LIFE_S 86400
 
 static void credit(unsigned member, double bytes)
 {
@@ -136,13 +138,22 @@ bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *
 
 /* ---- marker and proof */
 
+void xnat_steps_lives(xnat_steps_t *m, const xb_msm_head_t *header)
+{
+    m->life_s =
+        header->max_inactive_s > 0 ? (uint32_t)header->max_inactive_s : XB_INACTIVE_NEVER;
+    xb_table_max_inactive(xnat_table, m->job->slot, m->token, m->life_s);
+}
+
 bool xnat_steps_mark(const xnat_steps_t *m, unsigned member)
 {
     if (!xnat_keeps_copies(m->xb)) {
         return true; /* wherever the session is looked for, it is there */
     }
-    return xnat_move_mark(m->hands, m->xb, &m->old, xnat_shm->route[member].route,
-                          m->life_s + STALE_MARGIN_S);
+    uint32_t life_s = m->life_s == XB_INACTIVE_NEVER ? XB_STORE_FOREVER
+                      : m->life_s                    ? m->life_s + STALE_MARGIN_S
+                                                     : UNKNOWN_LIFE_S + STALE_MARGIN_S;
+    return xnat_move_mark(m->hands, m->xb, &m->old, xnat_shm->route[member].route, life_s);
 }
 
 bool xnat_steps_cookie_proves(xnat_steps_t *m, const xnat_probe_answer_t *answer)

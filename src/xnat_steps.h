@@ -7,9 +7,6 @@
 #include "xnat_move.h"
 #include "xnat_move_store.h"
 
-/* When a session's own limit is not known. */
-#define XNAT_UNKNOWN_LIFE_S 86400
-
 /* One session in a worker's hands, its gate shut. */
 typedef struct {
     xnat_hands_t *hands;
@@ -30,7 +27,7 @@ typedef struct {
     bool proved;        /* by the keys: m->to has it */
     bool other_path;    /* an answer's id was for another Path than the session's */
     unsigned path;
-    uint32_t life_s;   /* max inactive of the session */
+    uint32_t life_s;   /* max inactive of the session; 0: not known */
     size_t bytes;      /* of the stored value */
     int64_t stored_ms; /* when it was stored, by the home's clock */
 } xnat_steps_t;
@@ -51,6 +48,9 @@ xnat_probe_rc_t xnat_steps_head(const xnat_steps_t *m, proxy_worker *worker, con
 /* The session's id in an answer's cookies. False: it set none, or one that is not an id. */
 bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *text,
                       size_t size, xb_id_t *out);
+/* Keeps how long the session may be idle, as its header says: for the marker, and for the time
+ * when copies die. */
+void xnat_steps_lives(xnat_steps_t *m, const xb_msm_head_t *header);
 /* Writes the moved marker: the member's route. False: on no memcached. */
 bool xnat_steps_mark(const xnat_steps_t *m, unsigned member);
 /* The id that the session has at m->to if it is taken over there; fills `fresh`. */

@@ -258,6 +258,23 @@ static void test_visits(void)
     end("visits");
 }
 
+/* A copy lives as long as its session may be idle: 30 days are not too many, and one that never
+ * dies of disuse has no end. */
+static void test_lives(void)
+{
+    const int64_t day = 86400 * S, begun = 100 * day;
+    struct {
+        uint32_t inactive_s;
+        int64_t lives;
+    } c[] = {{0, day}, {1800, 1800 * S}, {30 * 86400, 30 * day}, {400 * 86400, 400 * day}};
+    for (unsigned i = 0; i < sizeof c / sizeof *c; i++) {
+        ok(!xb_table_copy_died(c[i].inactive_s, begun, begun + c[i].lives + 59 * S) &&
+               xb_table_copy_died(c[i].inactive_s, begun, begun + c[i].lives + 61 * S),
+           "max inactive %u s: so long, and a minute", c[i].inactive_s);
+    }
+    ok(!xb_table_copy_died(XB_INACTIVE_NEVER, 0, INT64_MAX), "never is never");
+}
+
 static void test_children(void)
 {
     xb_ref_t a, b;
@@ -548,6 +565,7 @@ int main(void)
     test_moves();
     test_fence();
     test_visits();
+    test_lives();
     test_children();
     test_unproven_commit();
     test_worth();
