@@ -213,6 +213,8 @@ bool xb_table_id(xb_table_t *t, uint32_t slot, unsigned token, char id[XB_ID_MAX
 bool xb_table_id_of(xb_table_t *t, uint32_t slot, uint64_t tag, char id[XB_ID_MAX + 1],
                     unsigned *path);
 void xb_table_max_inactive(xb_table_t *t, uint32_t slot, unsigned token, uint32_t seconds);
+/* Another target than the gate was shut with, to be seen when it is open. */
+void xb_table_target(xb_table_t *t, uint32_t slot, unsigned token, unsigned target);
 /* Commit: home := target, newest id, new epoch, gate open. False: the token was lost. What is
  * unproven stays so: who has proof clears that flag himself. */
 bool xb_table_commit(xb_table_t *t, uint32_t slot, unsigned token, unsigned home, xb_span_t id,

@@ -252,6 +252,16 @@ void xb_table_max_inactive(xb_table_t *t, uint32_t slot, unsigned token, uint32_
     xb_table_unlock(t);
 }
 
+void xb_table_target(xb_table_t *t, uint32_t slot, unsigned token, unsigned target)
+{
+    xb_entry_t *e = xb_table_entry(t, slot);
+    if (!xb_table_lock(t))
+        return;
+    if (holds(xb_entry_word(e), token))
+        atomic_store(&e->target, (uint16_t)target);
+    xb_table_unlock(t);
+}
+
 /* The word before the id: if the committer dies between, the session is at its right home and
  * its id is unknown (the repair sees to that) until the next answer tells it. */
 static void commit_locked(xb_table_t *t, uint32_t slot, unsigned home, xb_span_t id)

@@ -185,10 +185,14 @@ static void test_moves(void)
     ok(!xb_table_commit(table, slot, token, 2, (xb_span_t){"x", 1}, now, 0), "cannot commit");
     ok(!xb_table_abort(table, slot, token, 0), "nor abort");
     ok(!xb_table_fence(table, slot, token), "nor fence");
+    xb_table_target(table, slot, token, 5);
+    is_int(view(slot).target, 2, "nor say where it leads");
     xb_table_max_inactive(table, slot, token, 5);
     is_int(view(slot).max_inactive_s, 0, "nor tell how long it lives");
     xb_table_max_inactive(table, slot, second, 1800);
     is_int(view(slot).max_inactive_s, 1800, "the second may");
+    xb_table_target(table, slot, second, 5);
+    is_int(view(slot).target, 5, "both");
     now += 3 * S;
     ok(xb_table_commit(table, slot, second, 2, make_id(id, 7, 2), now, now + 60 * S), "commit");
     xb_view_t v = view(slot);
