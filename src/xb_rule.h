@@ -25,7 +25,9 @@ enum {
     XB_RULE_503 = 65536,      /* a request whose wait ends gets 503, never the old home */
     XB_RULE_BOTH = 131072,    /* without proof a living home keeps the session */
     XB_RULE_CAP = 262144,     /* waiters are a share of the threads */
-    XB_RULE_KEYS = 524288     /* what memcached holds is checked */
+    XB_RULE_KEYS = 524288,    /* what memcached holds is checked */
+    XB_RULE_HOLD = 1048576,   /* to a target that was asked in vain nobody passes unproved */
+    XB_RULE_ASK = 2097152     /* a marked node that the keys contradict is asked */
 };
 
 #ifndef XB_LEAVE_OUT

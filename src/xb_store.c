@@ -15,7 +15,7 @@
 #include "xb_store_reply.h"
 
 #define VALUE_MAX 199
-#define TTL_MAX_S (30u * 24 * 3600) /* memcached takes more for a date */
+#define TTL_MAX_S (30u * 24 * 3600)
 #define COMMAND_MAX (8 + XB_STORE_KEYS_MAX * (XB_MSM_KEY_MAX + 1)) /* "get", keys, line end */
 
 typedef enum { IO_OK, IO_GONE, IO_DOWN, IO_LATE } io_t;
@@ -329,6 +329,19 @@ xb_store_rc_t xb_store_which(xb_store_t *st, unsigned node, const char *const *k
     return rc;
 }
 
+/* memcached takes more than 30 days for a date, in 31 bits, and 0 for never. */
+static unsigned exptime(uint32_t ttl_s)
+{
+    struct timespec t;
+    int64_t date = ttl_s;
+
+    if (ttl_s > TTL_MAX_S) {
+        clock_gettime(CLOCK_REALTIME, &t);
+        date += t.tv_sec;
+    }
+    return date > INT32_MAX ? 0 : (unsigned)date;
+}
+
 /* The value is preceded by its length: no byte of it can be taken for a command. */
 xb_store_rc_t xb_store_set(xb_store_t *st, unsigned node, const char *key, const char *value,
                            uint32_t ttl_s, int64_t budget_us)
@@ -338,10 +351,10 @@ xb_store_rc_t xb_store_set(xb_store_t *st, unsigned node, const char *key, const
     size_t len = strlen(value);
     command_t c = {text, 0};
 
-    if (key_length(key) == 0 || len > VALUE_MAX || ttl_s < 1 || ttl_s > TTL_MAX_S)
+    if (key_length(key) == 0 || len > VALUE_MAX || ttl_s < 1)
         return XB_STORE_BADKEY;
-    c.n = (size_t)snprintf(text, sizeof text, "set %s 0 %u %zu\r\n%s\r\n", key, ttl_s, len,
-                           value);
+    c.n = (size_t)snprintf(text, sizeof text, "set %s 0 %u %zu\r\n%s\r\n", key, exptime(ttl_s),
+                           len, value);
     xb_store_reply_line(&reply, XB_REPLY_SET);
     return call(st, node, c, &reply, budget_us);
 }

@@ -64,7 +64,9 @@ xb_store_rc_t xb_store_get(xb_store_t *st, unsigned node, const char *key, void 
 xb_store_rc_t xb_store_which(xb_store_t *st, unsigned node, const char *const *keys, unsigned n,
                              uint32_t *mask, int64_t budget_us);
 
-/* Stores a marker of ours (value under 200 bytes); ttl_s 1 to 30 days. FOUND = stored. */
+#define XB_STORE_FOREVER UINT32_MAX
+
+/* Stores a marker of ours (value under 200 bytes) for ttl_s, not 0. FOUND = stored. */
 xb_store_rc_t xb_store_set(xb_store_t *st, unsigned node, const char *key, const char *value,
                            uint32_t ttl_s, int64_t budget_us);
 

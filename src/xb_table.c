@@ -242,13 +242,12 @@ static bool copies_elsewhere(xb_entry_t *e, unsigned home, int64_t now_us)
 static unsigned rank(xb_entry_t *e, xb_word_t w, int64_t now_us)
 {
     unsigned flags = atomic_load(&e->flags);
-    int64_t inactive_s = atomic_load(&e->max_inactive_s);
+    uint32_t inactive_s = atomic_load(&e->max_inactive_s);
     if (w.state != XB_STABLE || w.inflight)
         return RANK_KEEP;
     if (flags & XB_SESSION_ENDED && !copies_elsewhere(e, w.home, now_us))
         return RANK_ENDED;
-    if (inactive_s &&
-        atomic_load(&e->last_us) + (inactive_s + XB_EXPIRY_SLACK_S) * XB_SECOND_US < now_us)
+    if (inactive_s && xb_table_copy_died(inactive_s, atomic_load(&e->last_us), now_us))
         return RANK_EXPIRED;
     if (flags & XB_SESSION_UNPROVEN)
         return RANK_UNPROVEN;

@@ -26,6 +26,8 @@ typedef struct xb_table xb_table_t; /* lies in shared memory, holds no pointers 
 
 #define XB_VISITED_MAX 6
 #define XB_SESSIONS_MAX 2097152u
+/* Max inactive interval, in seconds, of sessions that never die of disuse. 0: not known. */
+#define XB_INACTIVE_NEVER UINT32_MAX
 
 enum {
     /* rule PROB: made again for a session that already ran; where it has been is not known: no
@@ -167,7 +169,7 @@ typedef struct {
     xb_word_t w;   /* unpacked */
     unsigned path; /* index of the cookie's path */
     uint32_t requests, flags;
-    uint32_t max_inactive_s; /* 0: not known */
+    uint32_t max_inactive_s; /* 0: not known; XB_INACTIVE_NEVER */
     unsigned target;         /* of the last gate */
     int64_t created_us /* whole seconds */, last_us, bar_until_us, gated_us;
     double traffic; /* own decayed bytes, as of traffic's last change */
@@ -177,6 +179,10 @@ typedef struct {
     } visited[XB_VISITED_MAX];
     unsigned visited_count;
 } xb_view_t;
+
+/* Has a copy that was touched then died of disuse, whatever its node's background thread does?
+ */
+bool xb_table_copy_died(uint32_t max_inactive_s, int64_t touched_us, int64_t now_us);
 
 uint32_t xb_table_slots(const xb_table_t *t);
 /* False: the slot is free. */
@@ -207,6 +213,8 @@ bool xb_table_id(xb_table_t *t, uint32_t slot, unsigned token, char id[XB_ID_MAX
 bool xb_table_id_of(xb_table_t *t, uint32_t slot, uint64_t tag, char id[XB_ID_MAX + 1],
                     unsigned *path);
 void xb_table_max_inactive(xb_table_t *t, uint32_t slot, unsigned token, uint32_t seconds);
+/* Another target than the gate was shut with, to be seen when it is open. */
+void xb_table_target(xb_table_t *t, uint32_t slot, unsigned token, unsigned target);
 /* Commit: home := target, newest id, new epoch, gate open. False: the token was lost. What is
  * unproven stays so: who has proof clears that flag himself. */
 bool xb_table_commit(xb_table_t *t, uint32_t slot, unsigned token, unsigned home, xb_span_t id,

@@ -9,13 +9,17 @@
 
 /* ---- where it has been */
 
+bool xb_table_copy_died(uint32_t max_inactive_s, int64_t touched_us, int64_t now_us)
+{
+    int64_t life_s = max_inactive_s ? max_inactive_s : XB_INACTIVE_UNKNOWN_S;
+    return max_inactive_s != XB_INACTIVE_NEVER &&
+           touched_us + (life_s + XB_EXPIRY_SLACK_S) * XB_SECOND_US < now_us;
+}
+
 bool xb_entry_copy_died(xb_entry_t *e, uint64_t visited, int64_t now_us)
 {
-    int64_t inactive_s = atomic_load(&e->max_inactive_s);
-    int64_t touched_s = (int64_t)(visited & UINT32_MAX);
-    if (!inactive_s)
-        inactive_s = XB_INACTIVE_UNKNOWN_S;
-    return (touched_s + inactive_s + XB_EXPIRY_SLACK_S) * XB_SECOND_US < now_us;
+    return xb_table_copy_died(atomic_load(&e->max_inactive_s),
+                              (int64_t)(visited & UINT32_MAX) * XB_SECOND_US, now_us);
 }
 
 /* Seconds are rounded up: a copy is never taken for older than it is. */
@@ -245,6 +249,16 @@ void xb_table_max_inactive(xb_table_t *t, uint32_t slot, unsigned token, uint32_
         return;
     if (holds(xb_entry_word(e), token))
         atomic_store(&e->max_inactive_s, seconds);
+    xb_table_unlock(t);
+}
+
+void xb_table_target(xb_table_t *t, uint32_t slot, unsigned token, unsigned target)
+{
+    xb_entry_t *e = xb_table_entry(t, slot);
+    if (!xb_table_lock(t))
+        return;
+    if (holds(xb_entry_word(e), token))
+        atomic_store(&e->target, (uint16_t)target);
     xb_table_unlock(t);
 }
 

@@ -218,14 +218,9 @@ int xnat_fleet_position(const xnat_fleet_t *f, unsigned member)
     return -1;
 }
 
-/* Longest life of a copy whose session's own limit is not known. */
-#define UNKNOWN_LIFE_US (86400 * INT64_C(1000000))
-#define STALE_MARGIN_US (60 * INT64_C(1000000))
-
 void xnat_fleet_visited(const xnat_fleet_t *f, const xb_view_t *v, int64_t now_us,
                         bool *visited)
 {
-    int64_t life = v->max_inactive_s ? v->max_inactive_s * INT64_C(1000000) : UNKNOWN_LIFE_US;
     memset(visited, 0, sizeof(bool) * XNAT_FLEET_MAX);
     for (unsigned i = 0; f->keeps_copies && i < v->visited_count && XB_RULE(VISITED); i++) {
         unsigned member = v->visited[i].member;
@@ -235,7 +230,7 @@ void xnat_fleet_visited(const xnat_fleet_t *f, const xb_view_t *v, int64_t now_u
             member < XB_MEMBERS_MAX &&
             touched < __atomic_load_n((int64_t *)&xnat_members->member[member].reborn_us,
                                       __ATOMIC_RELAXED);
-        if (at >= 0 && !reborn && now_us - touched < life + STALE_MARGIN_US) {
+        if (at >= 0 && !reborn && !xb_table_copy_died(v->max_inactive_s, touched, now_us)) {
             visited[at] = true;
         }
     }

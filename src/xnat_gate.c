@@ -177,6 +177,19 @@ int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
     return xnat_gate_enter(xr);
 }
 
+int xnat_gate_hold(xnat_request_t *xr, unsigned home)
+{
+    xb_view_t v;
+    bool asked = xr->rescued == home || xr->revived;
+    if (!asked || !xr->entered || !xb_table_view(xnat_table, xr->ref.slot, &v) ||
+        v.w.home != home || v.target != XNAT_TARGET_HELD) {
+        return OK;
+    }
+    xb_table_withdraw(xnat_table, &xr->ref, xnat_now_us());
+    xr->entered = false;
+    return refuse(xr, "not-taken-over", &xnat_shm->gate_timeouts);
+}
+
 /* ---- an unknown session */
 
 /* The longest that a moved marker is written for a session whose own limit is not known. */

@@ -11,6 +11,7 @@
 #include "xnat_log.h"
 #include "xnat_mover.h"
 #include "xnat_rescue.h"
+#include "xnat_tick.h"
 
 /* After a refusal the session is left alone for this long; not if it could not be made quiet:
  * that may come of itself. */
@@ -33,7 +34,6 @@
 #define VERIFY_AGAIN_US (30 * INT64_C(1000000))
 #define STORED_IN_VAIN_US (300 * INT64_C(1000000))
 #define MARK_AGAIN_US 20000
-#define NO_ROUTE "xnat-balance"
 
 /* ---- gate */
 
@@ -86,28 +86,9 @@ static xb_refusal_t check(xnat_steps_t *m)
     xb_refusal_t why = xnat_move_check(m->hands, m->xb, &m->old, &header, &m->bytes);
     if (why == XB_REFUSALS) {
         m->stored_ms = header.last_backup_ms;
-        m->life_s = header.max_inactive_s > 0 && header.max_inactive_s < 30 * 86400
-                        ? (uint32_t)header.max_inactive_s
-                        : XNAT_UNKNOWN_LIFE_S;
-        xb_table_max_inactive(xnat_table, m->job->slot, m->token, m->life_s);
+        xnat_steps_lives(m, &header);
     }
     return why;
-}
-
-/* A HEAD to the home. named: its answer has the session's id, unchanged. */
-static xb_refusal_t ask_home(xnat_steps_t *m, const char *id, bool *named)
-{
-    xnat_probe_answer_t answer;
-    char text[XB_ID_MAX + 1];
-    xb_id_t said;
-    if (xnat_steps_head(m, m->from_worker, id, xnat_steps_left(m, m->xb->conf.gate_timeout / 4),
-                        &answer) != XNAT_PROBE_ANSWERED) {
-        return XB_NO_FLUSH;
-    }
-    m->barred = answer.status == 401 || answer.status == 403;
-    bool any = xnat_steps_id_in(m, &answer, text, sizeof text, &said);
-    *named = any && !strcmp(text, m->old_text);
-    return any && !*named ? XB_NO_RENAMED : XB_REFUSALS;
 }
 
 /* The home has answered, but MSM stores later, in threads of its own, one after the other what
@@ -150,7 +131,7 @@ static xb_refusal_t wait_for_store(xnat_steps_t *m, int64_t before_ms)
 static xb_refusal_t flush_plainly(xnat_steps_t *m)
 {
     bool named;
-    xb_refusal_t why = ask_home(m, m->old_text, &named);
+    xb_refusal_t why = xnat_steps_ask(m, m->from_worker, m->old_text, m->old_text, &named);
     if (why == XB_REFUSALS) {
         apr_sleep(FLUSH_US +
                   (apr_interval_time_t)(m->bytes < 4000000 ? m->bytes : 4000000) / 40);
@@ -166,14 +147,11 @@ static xb_refusal_t flush_plainly(xnat_steps_t *m)
  * work. */
 static xb_refusal_t flush(xnat_steps_t *m)
 {
-    char id[XB_ID_MAX + sizeof NO_ROUTE + 1];
     int64_t before_ms = m->stored_ms;
     if (!XB_RULE(FLUSH) || !xnat_keeps_copies(m->xb)) {
         return XB_REFUSALS;
     }
-    apr_snprintf(id, sizeof id, "%.*s%c" NO_ROUTE, (int)m->old.base.n, m->old.base.p,
-                 m->xb->balancer->s->sticky_separator);
-    xb_refusal_t why = ask_home(m, id, &m->named);
+    xb_refusal_t why = xnat_steps_ask_home(m, m->from_worker, m->old_text, &m->named);
     if (why != XB_NO_FLUSH) {
         why = m->named ? wait_for_store(m, before_ms) : flush_plainly(m);
     }
@@ -321,11 +299,12 @@ void xnat_move_refused(const xnat_job_t *job, xb_refusal_t why)
 /* Whose session is it, and where may HEADs with its id go? */
 static xb_refusal_t identify(xnat_steps_t *m)
 {
+    xb_view_t v;
     if (!xb_table_id(xnat_table, m->job->slot, m->token, m->old_text, &m->path) ||
         !xnat_steps_parse(m, m->old_text, &m->old)) {
         return XB_NO_TOKEN;
     }
-    m->life_s = XNAT_UNKNOWN_LIFE_S;
+    m->life_s = xb_table_view(xnat_table, m->job->slot, &v) ? v.max_inactive_s : 0;
     return m->path >= XNAT_PATHS_MAX && !m->xb->conf.probe && xnat_keeps_copies(m->xb)
                ? XB_NO_PATH
                : XB_REFUSALS;
@@ -431,11 +410,16 @@ static int64_t back_off(const xnat_steps_t *m, xb_refusal_t outcome)
     }
 }
 
-/* A lost home stays lost: the session's requests go on at the chosen node all the same,
- * together, and find there what the application makes of an id that it does not know. */
+/* A lost home stays lost. If no node has been asked to take the session over, its requests go
+ * on at the chosen one all the same, together, and find there what the application makes of an
+ * id that it does not know. Else one may be at it still: rule HOLD, who has waited gets 503,
+ * and the next request has the mover look again. */
 static void give_up_home(const xnat_steps_t *m)
 {
-    if (m->to != m->from) {
+    if (m->asked && XB_RULE(HOLD)) {
+        xb_table_target(xnat_table, m->job->slot, m->token, XNAT_TARGET_HELD);
+    }
+    else if (m->to != m->from) {
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_ASSUMED, 0);
         xb_table_commit(xnat_table, m->job->slot, m->token, m->to, m->old.whole, xnat_now_us(),
                         0);

@@ -189,6 +189,19 @@ xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, con
     return xnat_keeps_copies(xb) ? why : check_nonsticky(hands, xb, id, why, head);
 }
 
+bool xnat_move_header(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                      xb_msm_head_t *head)
+{
+    uint8_t value[XB_MSM_HEAD_SIZE];
+    size_t got = 0, total = 0;
+    xb_msm_verdict_t verdict = XB_MSM_SHORT;
+    if (read_key(hands, xb, id, "", value, &got, &total) == XB_REFUSALS) {
+        verdict =
+            xb_msm_value_check(value, got, id->whole, apr_time_now() / 1000, MARGIN_S, head);
+    }
+    return verdict == XB_MSM_GOOD || verdict == XB_MSM_EXPIRING;
+}
+
 bool xnat_move_mark(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
                     const char *route, uint32_t ttl_s)
 {
@@ -234,10 +247,12 @@ xnat_keys_t xnat_move_keys(xnat_hands_t *hands, const xnat_balancer_t *xb, const
 }
 
 bool xnat_move_marked(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
-                      char out[PROXY_WORKER_MAX_ROUTE_SIZE], bool *known)
+                      char out[PROXY_WORKER_MAX_ROUTE_SIZE], bool *known, bool *agreed)
 {
-    char key[XB_MSM_KEY_MAX + 1];
+    char key[XB_MSM_KEY_MAX + 1], text[PROXY_WORKER_MAX_ROUTE_SIZE];
     size_t got, total;
+    bool found = false;
+    *agreed = true;
     *known = xb_msm_marker_key(key, "moved", id->base) != 0;
     if (!*known) {
         return false;
@@ -247,16 +262,19 @@ bool xnat_move_marked(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_i
             *known = false;
             continue;
         }
-        xb_store_rc_t rc =
-            xb_store_get(store_of(hands, xb), i, key, out, PROXY_WORKER_MAX_ROUTE_SIZE - 1,
-                         &got, &total, budget(hands, xb));
+        xb_store_rc_t rc = xb_store_get(store_of(hands, xb), i, key, text, sizeof text - 1,
+                                        &got, &total, budget(hands, xb));
         *known = answered(xb, i, rc) && *known;
         if (rc == XB_STORE_FOUND && total == got) {
-            out[got] = '\0';
-            return true;
+            text[got] = '\0';
+            *agreed = *agreed && (!found || !strcmp(out, text));
+            if (!found) {
+                memcpy(out, text, sizeof text);
+            }
+            found = true;
         }
     }
-    return false;
+    return found;
 }
 
 bool xnat_move_which(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,

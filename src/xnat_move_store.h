@@ -16,6 +16,10 @@ bool xnat_move_store_up(xnat_hands_t *hands, const xnat_balancer_t *xb);
 xb_refusal_t xnat_move_check(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
                              xb_msm_head_t *head, size_t *total);
 
+/* What the session's value says of it, if it is one. */
+bool xnat_move_header(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
+                      xb_msm_head_t *head);
+
 /* Writes the moved marker (rule MPRE): the home's route, on every memcached. False: on none. */
 bool xnat_move_mark(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
                     const char *route, uint32_t ttl_s);
@@ -31,10 +35,12 @@ typedef enum {
 /* Has the session's memcached failed for the first time, and not been asked again since? */
 bool xnat_move_store_may_recover(const xnat_balancer_t *xb, const xb_id_t *id);
 
-/* The home that the moved marker names: true, and its route's text in out. false with *known:
- * there is none; without: memcached does not answer. */
+/* The home that the moved marker names: true, and its route's text in out; *agreed: not another
+ * one on another memcached. false with *known: there is none; without: memcached does not
+ * answer.
+ */
 bool xnat_move_marked(xnat_hands_t *hands, const xnat_balancer_t *xb, const xb_id_t *id,
-                      char out[PROXY_WORKER_MAX_ROUTE_SIZE], bool *known);
+                      char out[PROXY_WORKER_MAX_ROUTE_SIZE], bool *known, bool *agreed);
 
 /* Which of up to XB_STORE_KEYS_MAX ids of one base, given as texts, have a value: bit i of
  * *mask. */

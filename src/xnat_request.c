@@ -221,6 +221,10 @@ static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balanc
         }
         home = xr->known ? xr->ref.home : home;
     }
+    int held = xnat_gate_hold(xr, home);
+    if (held != OK) {
+        return held;
+    }
     home = xnat_elect_return(xr, home);
     xr->home = home;
     bool named = home >= XB_MEMBERS_MAX ||

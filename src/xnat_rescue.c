@@ -81,19 +81,35 @@ static int position_of_key(const xnat_steps_t *m, const xnat_fleet_t *f, int pre
     return found;
 }
 
-/* Rule MARK: where the moved marker says, unless the only keys are elsewhere: a move that was
- * cut short leaves a marker of its old home, a memcached that was away an old marker. As above.
- */
-static int position_of_owner(const xnat_steps_t *m, const xnat_fleet_t *f, int preferred)
+/* Does this member hold the session? One that does answers the flush's id with its own, and
+ * stores it. One that asks for a login first gets the benefit of the doubt; one that cannot
+ * serve, or does not answer, does not. */
+static bool holds(xnat_steps_t *m, const xnat_fleet_t *f, unsigned at)
+{
+    char text[XB_ID_MAX + 2];
+    bool named;
+    if (!PROXY_WORKER_IS_USABLE(f->worker[at]) || !name_at(m, f, at, text, sizeof text)) {
+        return false;
+    }
+    xb_refusal_t why = xnat_steps_ask_home(m, f->worker[at], text, &named);
+    return why != XB_NO_FLUSH && (named || m->barred);
+}
+
+/* Rule MARK: where the moved marker says. Only if memcached has the session under other names
+ * than that, its node is asked: a key of old may be a former home's, but a move that was cut
+ * short leaves a marker of a home that may have lost its copy since. Markers that differ, since
+ * a memcached was away, leave it to the keys. As above. */
+static int position_of_owner(xnat_steps_t *m, const xnat_fleet_t *f, int preferred)
 {
     char route[PROXY_WORKER_MAX_ROUTE_SIZE];
-    bool known = true;
+    bool known = true, agreed = true;
     int marked = -1;
-    if (XB_RULE(MARK) && xnat_move_marked(m->hands, m->xb, &m->old, route, &known)) {
+    if (XB_RULE(MARK) && xnat_move_marked(m->hands, m->xb, &m->old, route, &known, &agreed)) {
         marked = position_of_route(f, route);
     }
     int at = position_of_key(m, f, marked >= 0 ? marked : preferred);
-    if (at < 0 && marked >= 0) {
+    if (marked >= 0 && (at < 0 || at == marked ||
+                        (agreed && (!XB_RULE(ASK) || holds(m, f, (unsigned)marked))))) {
         return marked;
     }
     return at == -1 && !known ? -2 : at;
@@ -144,9 +160,10 @@ static void try_flush(xnat_steps_t *m)
     }
 }
 
-/* Chooses m->to among the nodes that the session has not been at; one that just failed to
- * answer another session's probe only if there is no other. False: there is none. */
-static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
+/* Chooses m->to among the nodes that the session has not been at (anew: among all but its
+ * home); one that just failed to answer another session's probe only if there is no other.
+ * False: there is none. */
+static bool choose(xnat_steps_t *m, xnat_fleet_t *f, bool anew)
 {
     bool visited[XNAT_FLEET_MAX], barred[XNAT_FLEET_MAX];
     unsigned free_left;
@@ -157,6 +174,7 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
     if (!xb_table_view(xnat_table, m->job->slot, &v)) {
         return false;
     }
+    v.visited_count = anew ? 0 : v.visited_count;
     xnat_fleet_visited(f, &v, xnat_now_us(), visited);
     for (unsigned i = 0; i < f->n; i++) {
         barred[i] = visited[i] || xnat_health_is_silent(f->member[i]);
@@ -210,24 +228,27 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
     return true;
 }
 
-/* A mover that was lost while it had this gate may have asked a node already: that one may be
- * taking the session over this very moment, and then there is no key, or still the old one. */
+/* A node may have been asked already, by a mover that was lost while it had this gate, or by a
+ * rescue before that got no proof: that one may be taking the session over this very moment,
+ * and then there is no key, or (at this gate) still the old one. */
 static void let_finish(const xnat_steps_t *m)
 {
     xnat_fleet_t fleet;
     xb_view_t v;
-    bool asked = false;
+    bool asked = false, before = false;
     if (!xb_table_view(xnat_table, m->job->slot, &v)) {
         return;
     }
     for (unsigned i = 0; i < v.visited_count; i++) {
-        asked =
-            asked || (v.visited[i].member != m->from && v.visited[i].touched_us > v.gated_us);
+        int64_t touched = v.visited[i].member != m->from ? v.visited[i].touched_us : 0;
+        asked = asked || touched > v.gated_us;
+        before = before || touched > v.gated_us - m->xb->conf.gate_timeout;
     }
     xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), &fleet);
     int home = xnat_fleet_position(&fleet, m->from), at = home;
     int64_t end = xnat_now_us() + xnat_steps_left(m, m->xb->conf.gate_timeout / 4);
-    while (asked && (at == home || at == -1) && xnat_now_us() < end &&
+    at = before ? position_of_key(m, &fleet, home) : home;
+    while (((asked && at == home) || (before && at == -1)) && xnat_now_us() < end &&
            !xnat_mover_is_stopping()) {
         apr_sleep(10000);
         at = position_of_key(m, &fleet, home);
@@ -256,13 +277,65 @@ static void lose(const xnat_steps_t *m)
     }
 }
 
+/* A session that has never been near a move: how long do its copies live? */
+static void learn_life(xnat_steps_t *m)
+{
+    xb_msm_head_t header;
+    if (!m->life_s && xnat_move_header(m->hands, m->xb, &m->old, &header)) {
+        xnat_steps_lives(m, &header);
+    }
+}
+
+/* One that was asked has it by now, whatever it answered: its key is there, the home's is not.
+ */
+static bool is_taken(xnat_steps_t *m, const xnat_fleet_t *f)
+{
+    int owner;
+    if (find_stored(m, f, &owner) || owner < 0) {
+        return false;
+    }
+    go_on_at(m, f, (unsigned)owner);
+    return true;
+}
+
+/* Asks up to three nodes to take it over. anew: it has been at all of them, or they have been
+ * asked in vain before; what it may find there is a stale copy, which memcached gives away, and
+ * nothing that the module could do better than httpd. */
+static xb_refusal_t ask_in_turn(xnat_steps_t *m, xnat_fleet_t *f, bool anew)
+{
+    xb_refusal_t why = XB_NO_TARGET;
+    for (int i = 0; i < TRIES && (i == 0 || choose(m, f, anew)); i++) {
+        why = xnat_steps_take_over(m);
+        if (why != XB_NO_READY && why != XB_NO_PROBE && why != XB_NO_PROBE_LATE) {
+            break;
+        }
+        xnat_health_silent(m->to);
+    }
+    if (why != XB_REFUSALS && why != XB_NO_TOKEN && m->asked && is_taken(m, f)) {
+        return XB_REFUSALS;
+    }
+    if (anew && (why == XB_NO_PROOF_KEYS || why == XB_NO_PROOF_COOKIE)) {
+        m->asked = false;
+        m->to = m->from;
+        return XB_NO_TARGET;
+    }
+    return why;
+}
+
 xb_refusal_t xnat_rescue(xnat_steps_t *m)
 {
     xnat_fleet_t fleet;
     int owner;
+    bool anew = false;
     let_finish(m);
-    if (!choose(m, &fleet) && !(xnat_release_former(m) && choose(m, &fleet))) {
-        return XB_NO_TARGET;
+    if (!choose(m, &fleet, false) && !(xnat_release_former(m) && choose(m, &fleet, false))) {
+        if (is_taken(m, &fleet)) {
+            return XB_REFUSALS;
+        }
+        anew = choose(m, &fleet, true);
+        if (!anew) {
+            return XB_NO_TARGET;
+        }
     }
     if (m->path >= XNAT_PATHS_MAX && !m->xb->conf.probe) {
         return XB_NO_PATH;
@@ -279,16 +352,9 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
         go_on_at(m, &fleet, (unsigned)owner);
         return XB_REFUSALS;
     }
+    learn_life(m);
     xnat_steps_mark(m, m->from);
-    xb_refusal_t why = XB_NO_TARGET;
-    for (int i = 0; i < TRIES && (i == 0 || choose(m, &fleet)); i++) {
-        why = xnat_steps_take_over(m);
-        if (why != XB_NO_READY && why != XB_NO_PROBE && why != XB_NO_PROBE_LATE) {
-            break;
-        }
-        xnat_health_silent(m->to);
-    }
-    return why;
+    return ask_in_turn(m, &fleet, anew);
 }
 
 /* ---- restarted homes */

@@ -10,6 +10,7 @@
 #include "xnat_health.h"
 #include "xnat_mover.h"
 
+#define NO_ROUTE "xnat-balance"
 #define PROBE_NAME "_xnat_balance_probe"
 /* How long the proof's keys may take to show: MSM stores after it has answered, some
  * milliseconds later, and much later on a starved machine. */
@@ -20,6 +21,8 @@
 #define READY_US 500000
 /* Life of a moved marker beyond the session's own: the stale copy's background cycle. */
 #define STALE_MARGIN_S 120
+/* When a session's own limit is not known. */
+#define UNKNOWN_LIFE_S 86400
 
 static void credit(unsigned member, double bytes)
 {
@@ -137,15 +140,50 @@ bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *
     return found;
 }
 
+xb_refusal_t xnat_steps_ask(xnat_steps_t *m, proxy_worker *worker, const char *id,
+                            const char *own, bool *named)
+{
+    xnat_probe_answer_t answer;
+    char text[XB_ID_MAX + 1];
+    xb_id_t said;
+    *named = m->barred = false;
+    if (xnat_steps_head(m, worker, id, xnat_steps_left(m, m->xb->conf.gate_timeout / 4),
+                        &answer) != XNAT_PROBE_ANSWERED) {
+        return XB_NO_FLUSH;
+    }
+    m->barred = answer.status == 401 || answer.status == 403;
+    bool any = xnat_steps_id_in(m, &answer, text, sizeof text, &said);
+    *named = any && !strcmp(text, own);
+    return any && !*named ? XB_NO_RENAMED : XB_REFUSALS;
+}
+
+xb_refusal_t xnat_steps_ask_home(xnat_steps_t *m, proxy_worker *worker, const char *own,
+                                 bool *named)
+{
+    char id[XB_ID_MAX + sizeof NO_ROUTE + 1];
+    apr_snprintf(id, sizeof id, "%.*s%c" NO_ROUTE, (int)m->old.base.n, m->old.base.p,
+                 m->xb->balancer->s->sticky_separator);
+    return xnat_steps_ask(m, worker, id, own, named);
+}
+
 /* ---- marker and proof */
+
+void xnat_steps_lives(xnat_steps_t *m, const xb_msm_head_t *header)
+{
+    m->life_s =
+        header->max_inactive_s > 0 ? (uint32_t)header->max_inactive_s : XB_INACTIVE_NEVER;
+    xb_table_max_inactive(xnat_table, m->job->slot, m->token, m->life_s);
+}
 
 bool xnat_steps_mark(const xnat_steps_t *m, unsigned member)
 {
     if (!xnat_keeps_copies(m->xb)) {
         return true; /* wherever the session is looked for, it is there */
     }
-    return xnat_move_mark(m->hands, m->xb, &m->old, xnat_shm->route[member].route,
-                          m->life_s + STALE_MARGIN_S);
+    uint32_t life_s = m->life_s == XB_INACTIVE_NEVER ? XB_STORE_FOREVER
+                      : m->life_s                    ? m->life_s + STALE_MARGIN_S
+                                                     : UNKNOWN_LIFE_S + STALE_MARGIN_S;
+    return xnat_move_mark(m->hands, m->xb, &m->old, xnat_shm->route[member].route, life_s);
 }
 
 static bool same(xb_span_t a, xb_span_t b)
@@ -273,6 +311,7 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     xnat_probe_rc_t rc = xnat_steps_head(
         m, m->to_worker, m->old_text,
         xnat_steps_left(m, m->xb->conf.gate_timeout / (m->others ? 4 : 2)), &answer);
+    m->asked = m->asked || rc != XNAT_PROBE_REFUSED;
     bool cookie = rc == XNAT_PROBE_ANSWERED && xnat_steps_cookie_proves(m, &answer);
     if (cookie && m->other_path) { /* its true home, in memory, is the one that keeps it */
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);

@@ -7,9 +7,6 @@
 #include "xnat_move.h"
 #include "xnat_move_store.h"
 
-/* When a session's own limit is not known. */
-#define XNAT_UNKNOWN_LIFE_S 86400
-
 /* One session in a worker's hands, its gate shut. */
 typedef struct {
     xnat_hands_t *hands;
@@ -28,12 +25,13 @@ typedef struct {
     bool named;         /* the flush's answer had the session's id */
     bool in_vain;       /* ... but memcached has not got the session */
     bool others;        /* a rescue with other targets left, if this one does not answer */
+    bool asked;         /* a node may be taking it over, or have done so */
     bool proved;        /* by the keys: m->to has it */
     bool left;       /* this child stops before that is known: the next mover's to find out */
     bool redrawn;    /* the target has taken it over, to another memcached node */
     bool other_path; /* an answer's id was for another Path than the session's */
     unsigned path;
-    uint32_t life_s;   /* max inactive of the session */
+    uint32_t life_s;   /* max inactive of the session; 0: not known */
     size_t bytes;      /* of the stored value */
     int64_t stored_ms; /* when it was stored, by the home's clock */
 } xnat_steps_t;
@@ -54,6 +52,17 @@ xnat_probe_rc_t xnat_steps_head(const xnat_steps_t *m, proxy_worker *worker, con
 /* The session's id in an answer's cookies. False: it set none, or one that is not an id. */
 bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *text,
                       size_t size, xb_id_t *out);
+/* A HEAD with this id; named: its answer has the session's id, `own`. XB_NO_FLUSH: no answer,
+ * XB_NO_RENAMED: it has another id. m->barred: it asked for a login. */
+xb_refusal_t xnat_steps_ask(xnat_steps_t *m, proxy_worker *worker, const char *id,
+                            const char *own, bool *named);
+/* The same with an id of the session that has a route of no node: whoever has the session as
+ * `own` says so, and stores it. */
+xb_refusal_t xnat_steps_ask_home(xnat_steps_t *m, proxy_worker *worker, const char *own,
+                                 bool *named);
+/* Keeps how long the session may be idle, as its header says: for the marker, and for the time
+ * when copies die. */
+void xnat_steps_lives(xnat_steps_t *m, const xb_msm_head_t *header);
 /* Writes the moved marker: the member's route. False: on no memcached. */
 bool xnat_steps_mark(const xnat_steps_t *m, unsigned member);
 /* The id that the session has at m->to if it is taken over there; fills `fresh`. */

@@ -125,6 +125,23 @@ wait_for { $moves->() > $before } 5, 'a move with a probe path of its own';
 is_deeply [ map { $_->{uri} } grep { $_->{id} eq $asked } map { $_->heads } @n{qw(n1 n2)} ],
     [ ('/alive.txt') x 2 ], 'XnatBalanceProbe overrides the path';
 
+# ---- sessions that may be idle for long, or for ever: so may their copies, and so lives the marker
+
+my %idle = (ever => -1, year => 365 * 86400, month => 30 * 86400 - 60);
+$rig->undrain('n1');
+$rig->only('n1');
+my %long = map { $_ => $rig->login($_, 'n1', max => $idle{$_}) } sort keys %idle;
+$rig->only('n1', 'n2');
+$before = $moves->();
+$rig->drain('n1');
+wait_for { $moves->() >= $before + 3 } 5, 'moves of sessions that live long';
+for my $name (sort keys %long) {
+    my ($head) = grep { $_->{id} eq $long{$name} } $n{n2}->heads;
+    my $ttl = $head->{ttl}{m1};
+    my $good = $idle{$name} < 0 ? $ttl == -1 : $ttl > $idle{$name} && $ttl <= $idle{$name} + 121;
+    ok $good, "$name: the marker lives for $ttl s";
+}
+
 # ---- all that the module ever said to memcached
 
 my @said = map { $rig->relay($_)->commands } @stores;
@@ -134,7 +151,7 @@ ok(scalar(grep { /$beat/ } @said), 'it tells other front ends that it is here');
 my %verb;
 $verb{ (split)[0] }++ for @said;
 is_deeply [ sort keys %verb ], [qw(get set)], 'it reads and sets, nothing else';
-is_deeply [ grep { /^set/ && !/^set xnat-balance:moved:[0-9A-F]{32}-m1 0 19[12]\d 2 n[123]$/ }
+is_deeply [ grep { /^set/ && !/^set xnat-balance:moved:[0-9A-F]{32}-m1 0 (?:0|19[12]\d|\d{10}) 2 n[123]$/ }
             @said ], [], 'all that it sets are moved markers';
 my $id_or_pin = qr/(?:xnat-balance:pin:[0-9A-F]{32}-m1|[0-9A-F]{32}-m1\.n[123])/;
 is_deeply [ grep { /^get/ && !/^get $id_or_pin$/ } @said ], [],

@@ -183,6 +183,25 @@ $story{PROB} = sub {
     is $asks->('/read'), '200 n1 first second', 'a write after a restart of httpd is kept';
 };
 
+# n2 and n3 are slow to take it over. Whoever came through unproved would race for it there: they
+# load what others have loaded, too.
+$story{HOLD} = sub {
+    my $slow = XB::MoveRig->new($t, httpd => { name => 'hold', threads => 32 },
+        conf => "XnatBalanceMove Drain\nXnatBalanceGateTimeout 2s", with => { loading => 0.2 });
+    my $y = XB::Rescue->new($slow);
+    my ($one) = $y->at('n1', 1);
+    $slow->node($_)->misbehave('hang', for => $y->id($one)) for qw(n2 n3);
+    $slow->node('n1')->stop;
+    my %r = $y->burst($one);
+    $slow->node($_)->behave for qw(n2 n3);
+    is join(' ', map { $_->{status} } @{$r{$one}}), join(' ', (503) x 6),
+        'nobody passes to a node that was asked in vain';
+    my %again = $y->burst($one);
+    is join(' ', map { $_->{status} } @{$again{$one}}), join(' ', (200) x 6), 'asked again it answers';
+    my %is = map { $_ => 1 } @{$slow->ask($one, '/read')->{json}{writes}};
+    is join(' ', grep { !$is{$_} } @{$y->{written}{$one}}), '', 'no write is lost';
+};
+
 my %wanted = map { $_ => 1 } @ARGV;
 for my $rule (grep { !%wanted || $wanted{$_} } sort keys %story) {
     subtest $rule => $story{$rule};

@@ -26,6 +26,9 @@
  *   CRASH   the home's process dies
  *   RETURN  a former home is taken for restarted, so its copy for gone, though it is not
  *   EVICT   the table forgets the entry once
+ *   RESTART httpd is stopped, whatever it was at, and started: all is forgotten, and what nodes
+ *           were asked to do is done by then
+ *   REBORN  a node restarts: its copy is gone
  *   ZOMBIE  an old home writes its key again (a request of an aborted client still runs there,
  *           or MSM refreshes the expiry time)
  *   GTO     a waiting request reaches the end of its time at the gate
@@ -48,10 +51,15 @@
  *             answer to a request of an earlier epoch is not passed on as success
  *   R_PROB    an entry made again for a session that already runs gets no voluntary move
  *   R_MARK    owner of an unknown session: the moved marker first, then keys (without: any key)
+ *   R_ASK     if there are keys, but not the marked node's, that node is asked (a flush: one that
+ *             has the session stores it); one that has no copy is not the owner (without: the
+ *             marker is believed)
  *   R_MPRE    that marker names the old home before the probe is sent, and the new one before
  *             the gate opens (without: written once, after the commit)
  *   R_ANYKEY  home dead and its key gone: any key of this base id names the id to probe with
  *   R_503     a request whose time at the gate ends gets 503; it never passes
+ *   R_HOLD    home dead, a node asked in vain: nobody passes to it unproved, the rescue is tried
+ *             again (without: the gate opens there, and whoever comes takes the session over)
  *   R_BOTH    both keys or none after a time-out: the old home stays (if it lives)
  */
 #define N 3
@@ -72,6 +80,7 @@ bit ent = 1;
 mtype state = STABLE;
 byte home = 0, infl = 0, visited = 0, epoch = 0, token = 0, to = NONE;
 bit prob = 0;                   /* made again */
+bit loose = 0;                  /* at a home that nobody has proved to have it */
 byte cid = 0;                   /* route of the id that the client holds */
 byte newest = 0;                /* route of the newest id that the module has learned */
 byte marker = NONE;             /* xnat-balance:moved */
@@ -112,8 +121,20 @@ inline store(n) {
 inline owner(h, r) {
 #ifdef R_MARK
     if
+#ifdef R_ASK
+    :: marker != NONE && (kp[marker] || !ANY_KEY) -> h = marker
+    :: marker != NONE && !kp[marker] && ANY_KEY && has[marker] && !suspect[marker] ->
+        h = marker; kp[h] = 1; kv[h] = copy[h]; saved = saved | copy[h]
+    :: marker != NONE && !kp[marker] && ANY_KEY && (!has[marker] || suspect[marker]) ->
+        if
+        :: kp[0] -> h = 0
+        :: !kp[0] && kp[1] -> h = 1
+        :: !kp[0] && !kp[1] -> h = 2
+        fi
+#else
     :: marker != NONE -> h = marker
-    :: else ->
+#endif
+    :: marker == NONE ->
         if
         :: kp[r] -> h = r
         :: !kp[r] && kp[0] -> h = 0
@@ -133,7 +154,7 @@ inline owner(h, r) {
 }
 
 proctype Req(byte i) {
-    byte n, r, ep, h;
+    byte n, r, ep, h, v;
     bit out = 0, ok = 0;
     atomic {
         r = cid;
@@ -141,7 +162,7 @@ proctype Req(byte i) {
         :: !ent ->
             owner(h, r);
             ent = 1; state = STABLE; home = h; newest = h; infl = 1; visited = 0; epoch++;
-            prob = 1; n = h; ep = epoch
+            prob = 1; loose = 0; n = h; ep = epoch
         :: ent && state == STABLE && !suspect[home] -> infl++; n = home; ep = epoch
         :: ent && state == STABLE && suspect[home] && mend -> out = 1 /* no target: 503 */
 #ifdef GTO
@@ -160,7 +181,8 @@ proctype Req(byte i) {
         (!stopped[n]) ->
         if
         :: has[n] -> skip
-        :: !has[n] && kp[r] ->                  /* the user's own request takes over */
+        :: !has[n] && kp[r] && loose -> v = kv[r]; goto load
+        :: !has[n] && kp[r] && !loose ->        /* the user's own request takes over */
             has[n] = 1; copy[n] = kv[r];
             if :: r != n -> kp[r] = 0 :: else fi;
             pend[n] = 1
@@ -171,6 +193,16 @@ proctype Req(byte i) {
         ; assert(excused || (acked & ~copy[n]) == 0)    /* STALE COPY SERVED */
 #endif
         ; copy[n] = copy[n] | BIT(i); pend[n] = 1
+    }
+    goto rel;
+load:   /* several may be at it here, and the last one's copy is the one that stays */
+    atomic {
+        (!stopped[n]) ->
+        has[n] = 1; copy[n] = v | BIT(i); pend[n] = 1; ok = 1;
+        if :: r != n -> kp[r] = 0 :: else fi
+#ifndef STOP
+        ; assert(excused || (acked & ~copy[n]) == 0)    /* LOST BY A RACE */
+#endif
     }
 rel:
     atomic {
@@ -204,12 +236,19 @@ proctype Backup() {
     od
 }
 
+#ifdef RESTART
+byte working = 0;
+#define WORKS(n) working = working + n
+#else
+#define WORKS(n) skip
+#endif
+
 /* A node that works on a probe; it may start at any time after the probe was sent. */
 proctype Target() {
     byte t, id, k, v;
 end:
     do
-    :: probe?t,id,k ->
+    :: atomic { probe?t,id,k -> WORKS(1) };
         (!stopped[t]);
         if
         :: atomic { has[t] -> answer!YES,k }                    /* its own, maybe stale, copy */
@@ -224,7 +263,8 @@ end:
            answer!YES,k;
            pend[t] = 1                                          /* stores the new key later */
         :: atomic { !has[t] && !kp[id] -> ghost[t] = 1; answer!NEWID,k }
-        fi
+        fi;
+        WORKS(-1)
     od
 }
 
@@ -253,7 +293,7 @@ inline commit(a, b, my) {
         :: ent ->
 #endif
             visited = visited | BIT(a); home = b; newest = b; epoch++; infl = 0;
-            state = STABLE; to = NONE
+            state = STABLE; to = NONE; loose = 0
         :: else
         fi
     }
@@ -267,6 +307,18 @@ inline abort(my) {
 #else
         :: ent -> state = STABLE; to = NONE
 #endif
+        :: else
+        fi
+    }
+}
+
+/* A home that is lost: the session goes on at b, as it is. */
+inline give_up(a, b, my) {
+    atomic {
+        if
+        :: ent && state == MOVING && token == my ->
+            visited = visited | BIT(a); home = b; epoch++; infl = 0;
+            state = STABLE; to = NONE; loose = 1
         :: else
         fi
     }
@@ -395,7 +447,12 @@ proctype Mover() {
             MAYDIE;
             marker = b
 #endif
-        :: else -> abort(my)
+#ifndef R_HOLD
+        :: !proven && suspect[a] -> give_up(a, b, my)
+        :: !proven && !suspect[a] -> abort(my)
+#else
+        :: !proven -> abort(my)
+#endif
         fi;
 next:
         skip
@@ -463,6 +520,25 @@ proctype Env() {
 #endif
 #ifdef EVICT
     if :: atomic { ent && state == STABLE -> ent = 0 } :: skip fi;
+#endif
+#ifdef RESTART
+    if
+    :: atomic {
+           ent && len(probe) == 0 && !working && !pend[0] && !pend[1] && !pend[2] ->
+           ent = 0; state = STABLE; token++; to = NONE; infl = 0; epoch++
+       }
+    :: skip
+    fi;
+#endif
+#ifdef REBORN
+    if
+    :: atomic {
+           has[0] && (home != 0 || infl == 0) ->
+           if :: pend[0] -> acked = acked & saved :: else fi;
+           has[0] = 0; copy[0] = 0; pend[0] = 0
+       }
+    :: skip
+    fi;
 #endif
 #ifdef ZOMBIE
     if :: atomic { home != 0 && has[0] -> kp[0] = 1; kv[0] = copy[0] } :: skip fi;

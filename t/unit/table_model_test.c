@@ -95,7 +95,7 @@ static unsigned rank_of(const model_t *m)
         return 4;
     if (m->flags & XB_SESSION_ENDED && !elsewhere(m, false))
         return 0;
-    if (m->inactive_s && m->last_us + (m->inactive_s + 60) * S < now)
+    if (m->inactive_s && m->last_us + (inactive(m) + 60) * S < now)
         return 1;
     if (m->flags & XB_SESSION_UNPROVEN)
         return 2;
@@ -441,7 +441,8 @@ static void op_move(unsigned tag)
         xb_table_max_inactive(table, m->slot, token, below(&seed, 3) * 900);
         if (ours) /* by a second call, so that the model need not guess */
             xb_table_max_inactive(table, m->slot, token,
-                                  m->inactive_s = 60U * below(&seed, 40));
+                                  m->inactive_s = below(&seed, 20) ? 60U * below(&seed, 40)
+                                                                   : XB_INACTIVE_NEVER);
         return;
     case 4:
         expect(xb_table_regate(table, m->slot, &token) == m->moving, "regate", tag);

@@ -185,10 +185,14 @@ static void test_moves(void)
     ok(!xb_table_commit(table, slot, token, 2, (xb_span_t){"x", 1}, now, 0), "cannot commit");
     ok(!xb_table_abort(table, slot, token, 0), "nor abort");
     ok(!xb_table_fence(table, slot, token), "nor fence");
+    xb_table_target(table, slot, token, 5);
+    is_int(view(slot).target, 2, "nor say where it leads");
     xb_table_max_inactive(table, slot, token, 5);
     is_int(view(slot).max_inactive_s, 0, "nor tell how long it lives");
     xb_table_max_inactive(table, slot, second, 1800);
     is_int(view(slot).max_inactive_s, 1800, "the second may");
+    xb_table_target(table, slot, second, 5);
+    is_int(view(slot).target, 5, "both");
     now += 3 * S;
     ok(xb_table_commit(table, slot, second, 2, make_id(id, 7, 2), now, now + 60 * S), "commit");
     xb_view_t v = view(slot);
@@ -256,6 +260,23 @@ static void test_visits(void)
        "not behind a gate");
     ok(xb_table_abort(table, slot, token, 0), "gate opened");
     end("visits");
+}
+
+/* A copy lives as long as its session may be idle: 30 days are not too many, and one that never
+ * dies of disuse has no end. */
+static void test_lives(void)
+{
+    const int64_t day = 86400 * S, begun = 100 * day;
+    struct {
+        uint32_t inactive_s;
+        int64_t lives;
+    } c[] = {{0, day}, {1800, 1800 * S}, {30 * 86400, 30 * day}, {400 * 86400, 400 * day}};
+    for (unsigned i = 0; i < sizeof c / sizeof *c; i++) {
+        ok(!xb_table_copy_died(c[i].inactive_s, begun, begun + c[i].lives + 59 * S) &&
+               xb_table_copy_died(c[i].inactive_s, begun, begun + c[i].lives + 61 * S),
+           "max inactive %u s: so long, and a minute", c[i].inactive_s);
+    }
+    ok(!xb_table_copy_died(XB_INACTIVE_NEVER, 0, INT64_MAX), "never is never");
 }
 
 static void test_children(void)
@@ -548,6 +569,7 @@ int main(void)
     test_moves();
     test_fence();
     test_visits();
+    test_lives();
     test_children();
     test_unproven_commit();
     test_worth();

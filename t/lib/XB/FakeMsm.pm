@@ -9,7 +9,8 @@
 #       prefix => '', loading => seconds between its look into memcached and its having the
 #       session, in which others look too
 # Paths, with the context before the last slash:
-#   login         begins a session (node=m2: on that memcached; path=/x: its cookie says so)
+#   login         begins a session (node=m2: on that memcached; path=/x: its cookie says so; max=N:
+#                 this node stores it with that many seconds to be idle)
 #   write?k=K     adds K to it          read    gives { id, node, writes }       logout  ends it
 #   others        as XB::Backend, in the session that the cookie names
 #   any of these: ms=N the work takes so long, ends=N it is stored N ms after the answer, queue=N
@@ -187,8 +188,10 @@ sub _load ($self, $id)
 sub _store ($self, $id, $writes)
 {
     my $mc = $self->_memcached($self->node_of($id)) // return;
-    $mc->set("$self->{prefix}$id", $self->value($id, writes => $writes,
-             max_inactive => $self->{max_inactive}), $self->{max_inactive});
+    my $max = $self->_take('max-' . $self->base($id)) // $self->{max_inactive};
+    my $expires = $max <= 0 ? 0 : $max > 30 * 86400 ? int(time) + $max : $max;
+    $mc->set("$self->{prefix}$id", $self->value($id, writes => $writes, max_inactive => $max),
+             $expires);
     return;
 }
 
@@ -266,6 +269,7 @@ sub _login ($self, $req, $conn)
     my $id = $self->session_id;
     $id =~ s/-\w+\./-$node./ if defined $node;
     $self->_put($id, []);
+    $self->_put('max-' . $self->base($id), $req->{query}{max}[0]) if $req->{query}{max};
     $self->_store($id, []);
     $conn->respond(200, [ $self->_cookie($id, $path // $self->_path($req)) ], "$id\n");
     return 1;
