@@ -59,6 +59,8 @@ help:
 	@echo 'make tomcat     the real Tomcat of the tests, into $(B)/tomcat'
 	@echo 'make model      check the model of the protocol with Spin'
 	@echo 'make mutants    leave out each rule of the protocol: does a test notice?'
+	@echo 'make bench-cost what the module costs beside bytraffic (docs/benchmarks.md); or one of'
+	@echo '                bench-instructions'
 	@echo 'make asan       the module with ASan+UBSan, for XB_ASAN=1 prove ...'
 	@echo 'make clean      remove $(B)/'
 
@@ -192,6 +194,16 @@ model: | have-spin
 mutants: all tests
 	t/mutants
 
+# ---- measurements: not part of make check, and no pass or fail
+
+bench-cost: bench-instructions
+
+bench-deps:
+	scripts/deps bench
+
+bench-instructions: all | bench-deps
+	perl -It/lib t/bench/instructions.pl
+
 # ---- demo
 
 demo demo-up:
@@ -228,4 +240,4 @@ clean:
 .SECONDARY:
 .DELETE_ON_ERROR:
 .PHONY: all help asan controls install uninstall check tests tomcat unit fuzz-replay fuzz model \
-    mutants clean demo demo-up demo-down have-cc have-apxs have-clang have-spin
+    mutants bench-cost bench-deps bench-instructions clean demo demo-up demo-down have-cc have-apxs have-clang have-spin

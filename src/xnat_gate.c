@@ -79,10 +79,12 @@ static void shut(uint32_t slot, unsigned home, unsigned target, bool fence)
  * there before its requests race for it (rule 11). */
 static xb_enter_t try_enter(xnat_request_t *xr, int64_t now)
 {
-    const xb_members_t *members =
-        XB_RULE(GENERATION) && !xr->revived && is_tended(xr->xb) ? xnat_members : NULL;
+    const xb_members_t *members = XB_RULE(GENERATION) && !xr->revived ? xnat_members : NULL;
     xb_enter_t rc =
         xb_table_enter_at(xnat_table, (unsigned)xnat_child, xr->tag, now, members, &xr->ref);
+    if (rc == XB_ENTER_REBORN && !is_tended(xr->xb)) {
+        rc = xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, now, &xr->ref);
+    }
     if (rc == XB_ENTER_REBORN) {
         xr->revived = true; /* once: nobody may be able to ask that home */
         shut(xr->ref.slot, xr->ref.home, xr->ref.home, false);
@@ -113,7 +115,7 @@ int xnat_gate_enter(xnat_request_t *xr)
     if (!xr->id.whole.n || xr->entered || xnat_child < 0) {
         return OK;
     }
-    xb_enter_t rc = try_enter(xr, xnat_now_us());
+    xb_enter_t rc = try_enter(xr, xr->attempts > 1 ? xnat_now_us() : xr->entered_us);
     if (rc == XB_ENTER_GATE && !XB_RULE(GATE)) {
         return OK; /* control build: follows its id as if nothing moved */
     }

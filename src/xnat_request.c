@@ -22,9 +22,13 @@ void xnat_request_say(xnat_request_t *xr, xb_decision_t decision, const char *re
                       const char *from, const char *to)
 {
     apr_table_t *env = xr->r->subprocess_env;
+    /* The first time nothing is to be replaced, so nothing need be looked for. */
+    void (*put)(apr_table_t *, const char *, const char *) =
+        xr->said ? apr_table_setn : apr_table_addn;
+    xr->said = true;
     xr->decision = decision;
-    apr_table_setn(env, "XNAT_BALANCE_DECISION", xb_decision_name(decision));
-    apr_table_setn(env, "XNAT_BALANCE_REASON", reason);
+    put(env, "XNAT_BALANCE_DECISION", xb_decision_name(decision));
+    put(env, "XNAT_BALANCE_REASON", reason);
     if (from && to && strcmp(from, to)) {
         apr_table_setn(env, "XNAT_BALANCE_FROM", from);
         apr_table_setn(env, "XNAT_BALANCE_TO", to);
@@ -110,6 +114,13 @@ int xnat_request_done(int *status, request_rec *r)
 
 /* ---- recognised */
 
+/* Could the parameter be in one of them? Most URLs have no '=' even. */
+static bool may_have(const char *url, const char *args, const char *name)
+{
+    return (strchr(url, '=') && strstr(url, name)) || (args && strstr(args, name)) ||
+           (args && strstr(url, name));
+}
+
 /* The id as stock code will find it: in the URL with its query, then in the cookies. */
 static void find_id(xnat_request_t *xr, const char *url)
 {
@@ -120,8 +131,9 @@ static void find_id(xnat_request_t *xr, const char *url)
     if (!*b->sticky || !b->sticky_separator) {
         return;
     }
-    const char *whole = r->args ? apr_pstrcat(r->pool, url, "?", r->args, NULL) : url;
-    if (xb_id_in_url(whole, b->sticky_path, b->scolonsep, &text)) {
+    if (may_have(url, r->args, b->sticky_path) &&
+        xb_id_in_url(r->args ? apr_pstrcat(r->pool, url, "?", r->args, NULL) : url,
+                     b->sticky_path, b->scolonsep, &text)) {
         xr->sticky_used = b->sticky_path;
     }
     else if ((cookie = apr_table_get(r->headers_in, "Cookie")) &&
@@ -193,6 +205,12 @@ static void say_home(xnat_request_t *xr, unsigned home, bool named)
     }
 }
 
+static bool names_home(const xnat_request_t *xr, unsigned home)
+{
+    return home >= XB_MEMBERS_MAX ||
+           xnat_request_names_route(&xr->id, xnat_shm->route[home].route);
+}
+
 /* A request that stays is left to stock code; one whose session lives elsewhere is wrapped. */
 static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balancer **balancer,
                          proxy_server_conf *conf, char **url)
@@ -221,13 +239,21 @@ static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balanc
         }
         home = xr->known ? xr->ref.home : home;
     }
-    home = xnat_elect_return(xr, home);
+    bool named = names_home(xr, home);
+    if (!named) {
+        home = xnat_elect_return(xr, home);
+        named = names_home(xr, home);
+    }
     xr->home = home;
-    bool named = home >= XB_MEMBERS_MAX ||
-                 xnat_request_names_route(&xr->id, xnat_shm->route[home].route);
     say_home(xr, home, named);
     xr->plan = named ? XB_MEMBER_NONE : home;
     return named ? DECLINED : xnat_wrap_run(xr, worker, balancer, conf, url);
+}
+
+static bool is_balancer_url(const char *url)
+{
+    size_t n = sizeof(BALANCER_PREFIX) - 1;
+    return !strncmp(url, BALANCER_PREFIX, n) || !ap_cstr_casecmpn(url, BALANCER_PREFIX, n);
 }
 
 int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_rec *r,
@@ -238,12 +264,13 @@ int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_r
     if ((xr && xr->wrapped) || !xnat_shm) {
         return DECLINED;
     }
-    if (!b && (ap_cstr_casecmpn(*url, BALANCER_PREFIX, sizeof(BALANCER_PREFIX) - 1) ||
+    if (!b && (!is_balancer_url(*url) ||
                !(b = ap_proxy_get_balancer(r->pool, conf, *url, 1)))) {
         return DECLINED;
     }
     xnat_balancer_t *xb = xnat_balancer_of(b);
     if (!xb) {
+        *balancer = b;
         return DECLINED;
     }
     if (!xr) {
@@ -256,7 +283,13 @@ int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_r
         xr->entered = false;
     }
     int rv = xnat_gate_enter(xr);
-    return rv == OK ? route_request(xr, worker, balancer, conf, url) : rv;
+    if (rv == OK) {
+        rv = route_request(xr, worker, balancer, conf, url);
+    }
+    if (rv == DECLINED) {
+        *balancer = b; /* stock code goes on from here and need not look for it again */
+    }
+    return rv;
 }
 
 /* ---- sent */

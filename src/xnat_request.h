@@ -24,6 +24,7 @@ typedef struct {
     bool foreign;      /* its session lives behind another balancer */
     bool wrapped;      /* our own run of the pre_request hooks is under way */
     bool learned;      /* the answer's head has been seen */
+    bool said;         /* its decision stands in the environment */
     bool said_way;     /* XNAT_BALANCE_FROM and _TO are set */
     bool made_session; /* the answer opened a new session */
     unsigned attempts;

@@ -10,22 +10,37 @@
 
 static ap_filter_rec_t *out_filter, *in_filter, *tunnel_out_filter, *tunnel_in_filter;
 
-static apr_uint64_t data_length(const apr_bucket_brigade *bb)
+/* Bytes of data. *whole: the node's answer ended here as it should; a broken one carries an
+ * error bucket. */
+static apr_uint64_t survey(const apr_bucket_brigade *bb, bool *whole)
 {
     apr_uint64_t n = 0;
+    bool broken = false;
     for (apr_bucket *e = APR_BRIGADE_FIRST(bb); e != APR_BRIGADE_SENTINEL(bb);
          e = APR_BUCKET_NEXT(e)) {
-        if (!APR_BUCKET_IS_METADATA(e) && e->length != (apr_size_t)-1) {
-            n += e->length;
+        if (!APR_BUCKET_IS_METADATA(e)) {
+            n += e->length != (apr_size_t)-1 ? e->length : 0;
+        }
+        else if (AP_BUCKET_IS_ERROR(e)) {
+            broken = true;
+        }
+        else if (APR_BUCKET_IS_EOS(e)) {
+            *whole = *whole || !broken;
         }
     }
     return n;
 }
 
+static apr_uint64_t data_length(const apr_bucket_brigade *bb)
+{
+    bool whole = false;
+    return survey(bb, &whole);
+}
+
 static void count_out(xnat_request_t *xr, apr_uint64_t n)
 {
     xr->bytes_out += n;
-    if (xr->member != XB_MEMBER_NONE && n) {
+    if (n && xr->member != XB_MEMBER_NONE) {
         __atomic_fetch_add((uint64_t *)&xnat_members->member[xr->member].bytes_out, n,
                            __ATOMIC_RELAXED);
     }
@@ -37,20 +52,6 @@ static void count_in(xnat_request_t *xr, apr_uint64_t n)
     if (xr->member != XB_MEMBER_NONE && n) {
         __atomic_fetch_add((uint64_t *)&xnat_members->member[xr->member].bytes_in, n,
                            __ATOMIC_RELAXED);
-    }
-}
-
-/* Did the node's answer end here as it should? A broken one carries an error bucket. */
-static void note_end(xnat_request_t *xr, const apr_bucket_brigade *bb)
-{
-    for (apr_bucket *e = APR_BRIGADE_FIRST(bb); e != APR_BRIGADE_SENTINEL(bb);
-         e = APR_BUCKET_NEXT(e)) {
-        if (AP_BUCKET_IS_ERROR(e)) {
-            return;
-        }
-        if (APR_BUCKET_IS_EOS(e)) {
-            xr->complete = true;
-        }
     }
 }
 
@@ -77,8 +78,7 @@ static apr_status_t pass_out(ap_filter_t *f, apr_bucket_brigade *bb)
     if (!xr->learned && !xnat_request_learn(xr)) {
         return refuse(f, bb);
     }
-    count_out(xr, data_length(bb));
-    note_end(xr, bb);
+    count_out(xr, survey(bb, &xr->complete));
     return ap_pass_brigade(f->next, bb);
 }
 
@@ -131,11 +131,29 @@ void xnat_traffic_register_filters(void)
                                                 AP_FTYPE_CONNECTION);
 }
 
+static bool is_balanced(const request_rec *r)
+{
+    static const char prefix[] = "proxy:balancer:";
+    return r->proxyreq && r->filename &&
+           (!strncmp(r->filename, prefix, sizeof prefix - 1) ||
+            !ap_cstr_casecmpn(r->filename, prefix, sizeof prefix - 1));
+}
+
+/* HTTP/1 says so in its head; streams of HTTP/2 may have a body that nothing announces. */
+static bool may_have_body(const request_rec *r)
+{
+    return r->proto_num >= HTTP_VERSION(2, 0) ||
+           apr_table_get(r->headers_in, "Content-Length") ||
+           apr_table_get(r->headers_in, "Transfer-Encoding");
+}
+
 void xnat_traffic_insert_filters(request_rec *r)
 {
-    if (r->proxyreq && r->filename && !ap_cstr_casecmpn(r->filename, "proxy:balancer:", 15)) {
+    if (is_balanced(r)) {
         ap_add_output_filter_handle(out_filter, NULL, r, r->connection);
-        ap_add_input_filter_handle(in_filter, NULL, r, r->connection);
+        if (may_have_body(r)) {
+            ap_add_input_filter_handle(in_filter, NULL, r, r->connection);
+        }
     }
 }
 
