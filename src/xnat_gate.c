@@ -115,7 +115,10 @@ int xnat_gate_enter(xnat_request_t *xr)
     if (!xr->id.whole.n || xr->entered || xnat_child < 0) {
         return OK;
     }
-    xb_enter_t rc = try_enter(xr, xr->attempts > 1 ? xnat_now_us() : xr->entered_us);
+    if (xr->attempts > 1) { /* else it has just come */
+        xr->entered_us = xnat_now_us();
+    }
+    xb_enter_t rc = try_enter(xr, xr->entered_us);
     if (rc == XB_ENTER_GATE && !XB_RULE(GATE)) {
         return OK; /* control build: follows its id as if nothing moved */
     }
@@ -125,6 +128,7 @@ int xnat_gate_enter(xnat_request_t *xr)
         }
         rc = wait_at(xr);
         stop_waiting();
+        xr->entered_us = xnat_now_us();
     }
     if (rc == XB_ENTER_GATE && !XB_RULE(503)) {
         return OK; /* control build: goes where its id says */
@@ -136,7 +140,6 @@ int xnat_gate_enter(xnat_request_t *xr)
         xnat_count(&xnat_shm->lost_claims);
     }
     xr->entered = rc == XB_ENTER_IN;
-    xr->entered_us = xnat_now_us();
     xr->known = rc != XB_ENTER_UNKNOWN;
     return OK;
 }

@@ -39,7 +39,7 @@ static apr_uint64_t data_length(const apr_bucket_brigade *bb)
 
 static void count_out(xnat_request_t *xr, apr_uint64_t n)
 {
-    xr->bytes_out += n;
+    xr->bytes += n;
     if (n && xr->member != XB_MEMBER_NONE) {
         __atomic_fetch_add((uint64_t *)&xnat_members->member[xr->member].bytes_out, n,
                            __ATOMIC_RELAXED);
@@ -48,7 +48,7 @@ static void count_out(xnat_request_t *xr, apr_uint64_t n)
 
 static void count_in(xnat_request_t *xr, apr_uint64_t n)
 {
-    xr->bytes_in += n;
+    xr->bytes += n;
     if (xr->member != XB_MEMBER_NONE && n) {
         __atomic_fetch_add((uint64_t *)&xnat_members->member[xr->member].bytes_in, n,
                            __ATOMIC_RELAXED);
@@ -70,8 +70,8 @@ static apr_status_t refuse(ap_filter_t *f, apr_bucket_brigade *bb)
 
 static apr_status_t pass_out(ap_filter_t *f, apr_bucket_brigade *bb)
 {
-    xnat_request_t *xr = xnat_request_of(f->r);
-    if (!xr || xr->ended) {
+    xnat_request_t *xr = f->ctx;
+    if (xr->r != f->r || xr->ended) { /* the answer of an ErrorDocument */
         ap_remove_output_filter(f);
         return ap_pass_brigade(f->next, bb);
     }
@@ -86,8 +86,8 @@ static apr_status_t pass_in(ap_filter_t *f, apr_bucket_brigade *bb, ap_input_mod
                             apr_read_type_e block, apr_off_t want)
 {
     apr_status_t rv = ap_get_brigade(f->next, bb, mode, block, want);
-    xnat_request_t *xr = xnat_request_of(f->r);
-    if (rv == APR_SUCCESS && xr && mode != AP_MODE_SPECULATIVE) {
+    xnat_request_t *xr = f->ctx;
+    if (rv == APR_SUCCESS && xr->r == f->r && mode != AP_MODE_SPECULATIVE) {
         count_in(xr, data_length(bb));
     }
     return rv;
@@ -131,14 +131,6 @@ void xnat_traffic_register_filters(void)
                                                 AP_FTYPE_CONNECTION);
 }
 
-static bool is_balanced(const request_rec *r)
-{
-    static const char prefix[] = "proxy:balancer:";
-    return r->proxyreq && r->filename &&
-           (!strncmp(r->filename, prefix, sizeof prefix - 1) ||
-            !ap_cstr_casecmpn(r->filename, prefix, sizeof prefix - 1));
-}
-
 /* HTTP/1 says so in its head; streams of HTTP/2 may have a body that nothing announces. */
 static bool may_have_body(const request_rec *r)
 {
@@ -147,21 +139,27 @@ static bool may_have_body(const request_rec *r)
            apr_table_get(r->headers_in, "Transfer-Encoding");
 }
 
-void xnat_traffic_insert_filters(request_rec *r)
+/* Behind whatever other modules have put there, and before what writes heads. */
+void xnat_traffic_watch(xnat_request_t *xr)
 {
-    if (is_balanced(r)) {
-        ap_add_output_filter_handle(out_filter, NULL, r, r->connection);
-        if (may_have_body(r)) {
-            ap_add_input_filter_handle(in_filter, NULL, r, r->connection);
-        }
+    request_rec *r = xr->r;
+    ap_add_output_filter_handle(out_filter, xr, r, r->connection);
+    if (may_have_body(r)) {
+        ap_add_input_filter_handle(in_filter, xr, r, r->connection);
     }
 }
 
-void xnat_traffic_watch_tunnel(xnat_request_t *xr)
+/* Only members with upgrade= and those of mod_proxy_wstunnel (ws, wss) switch protocols. */
+static bool may_upgrade(const proxy_worker *w)
+{
+    return *w->s->upgrade || *w->s->scheme == 'w';
+}
+
+void xnat_traffic_watch_tunnel(xnat_request_t *xr, const proxy_worker *worker)
 {
     request_rec *r = xr->r;
-    if (!xr->tunnel_in &&
-        (r->method_number == M_CONNECT || apr_table_get(r->headers_in, "Upgrade"))) {
+    if (!xr->tunnel_in && (r->method_number == M_CONNECT ||
+                           (may_upgrade(worker) && apr_table_get(r->headers_in, "Upgrade")))) {
         xr->tunnel_out = ap_add_output_filter_handle(tunnel_out_filter, xr, r, r->connection);
         xr->tunnel_in = ap_add_input_filter_handle(tunnel_in_filter, xr, r, r->connection);
     }
