@@ -60,7 +60,7 @@ help:
 	@echo 'make model      check the model of the protocol with Spin'
 	@echo 'make mutants    leave out each rule of the protocol: does a test notice?'
 	@echo 'make bench-cost what the module costs beside bytraffic (docs/benchmarks.md); or one of'
-	@echo '                bench-instructions'
+	@echo '                bench-table, bench-mover, bench-instructions, bench-throughput'
 	@echo 'make asan       the module with ASan+UBSan, for XB_ASAN=1 prove ...'
 	@echo 'make clean      remove $(B)/'
 
@@ -196,13 +196,19 @@ mutants: all tests
 
 # ---- measurements: not part of make check, and no pass or fail
 
-bench-cost: bench-instructions
+bench-cost: bench-table bench-mover bench-instructions bench-throughput
 
 bench-deps:
 	scripts/deps bench
 
-bench-instructions: all | bench-deps
-	perl -It/lib t/bench/instructions.pl
+bench-instructions bench-throughput bench-mover: bench-%: all | bench-deps
+	perl -It/lib t/bench/$*.pl
+
+bench-table: $(B)/table_bench
+	$<
+
+$(B)/table_bench: t/bench/table_bench.c $(call core_obj,plain)
+	$(CC) $(CFLAGS) $(CORE) -MF $@.d -o $@ $(filter %.c %.o,$^) $(LIBS)
 
 # ---- demo
 
@@ -240,4 +246,4 @@ clean:
 .SECONDARY:
 .DELETE_ON_ERROR:
 .PHONY: all help asan controls install uninstall check tests tomcat unit fuzz-replay fuzz model \
-    mutants bench-cost bench-deps bench-instructions clean demo demo-up demo-down have-cc have-apxs have-clang have-spin
+    mutants bench-cost bench-deps bench-table bench-mover bench-instructions bench-throughput clean demo demo-up demo-down have-cc have-apxs have-clang have-spin

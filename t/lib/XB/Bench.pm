@@ -8,6 +8,10 @@
 #                                        # warn); moves: with a store and moves on
 #   $b->cookie($n)                       # of session n: JSESSIONID=<32 hex>-n1.r1
 #   $b->remember($h, $from, $to)         # lets these sessions begin, each by its node's Set-Cookie
+#   $b->fill($h, $n)                     # the sessions 1 to n, quickly
+#   $b->wrk($h, $seconds, $n)            # requests at full speed, each of any of the sessions 1 to n:
+#                                        # { per_s, cpu_us }: of the proxy, per request
+#   $b->cpu_ns($h)                       # of its children: { name of a thread => ns }
 #   my ($mean, $low, $high) = interval(@x)    # 95 % by Student's t
 package XB::Bench;
 use v5.36;
@@ -106,6 +110,78 @@ sub remember ($self, $h, $from, $to)
         return $self->request([ "Cookie: JSESSIONID=-$route", "X-New: $id" ], small => 1);
     });
     return;
+}
+
+# ---- wrk
+
+# A request is put together from parts, since wrk.format takes as long as the proxy.
+my $LUA = <<'END';
+local first, count, at, new, head, tail = %d, %d, 0, %s, '%s', '%s'
+function init()
+    math.randomseed(os.time())
+end
+function request()
+    local n = first + (new and at or math.random(0, count - 1))
+    local id = string.format('%%032X-n1.r%%d', n, 1 + n %% 3)
+    at = at + 1
+    if new then
+        if n >= first + count then return head .. '-' .. string.sub(id, -3) .. tail end
+        return head .. '-' .. string.sub(id, -3) .. '\r\nX-New: ' .. id .. tail
+    end
+    return head .. id .. tail
+end
+END
+
+sub _script ($self, $name, $first, $count, $new)
+{
+    my $cookie = 'Cookie: ' . ($new ? '' : 'theme=dark; ') . 'JSESSIONID=';
+    my ($head, $tail) = $self->request([ $cookie . '<>' ], small => $new) =~ /(.*)<>(.*)/s;
+    s/\r\n/\\r\\n/g for $head, $tail;
+    return $self->{test}->write($name, sprintf $LUA, $first, $count,
+                                $new ? 'true' : 'false', $head, $tail);
+}
+
+sub _run_wrk ($self, $h, $script, $connections, $seconds)
+{
+    my $wrk = XB::Deps->path('wrk');
+    my $url = $h->url('/');
+    my $said = `'$wrk' -t1 -c$connections -d${seconds}s --timeout 10s -s '$script' '$url' 2>&1`;
+    my ($requests) = $said =~ /(\d+) requests in/ or die "wrk: $said";
+    my ($per_s) = $said =~ m{Requests/sec:\s+([\d.]+)};
+    die "wrk: $said" if $said =~ /Socket errors|Non-2xx/;
+    return ($requests, $per_s);
+}
+
+# One thread goes through the ids in their order, so only those are lost that are under way when its
+# time ends: these come again.
+sub fill ($self, $h, $n)
+{
+    for (my $first = 1; $first < $n; $first -= 100) {
+        my $script = $self->_script('fill.lua', $first, $n - $first + 1, 1);
+        my ($requests) = $self->_run_wrk($h, $script, 16, 5);
+        $first += $requests;
+    }
+    return;
+}
+
+sub wrk ($self, $h, $seconds, $n)
+{
+    my $script = $self->_script('use.lua', 1, $n, 0);
+    my $before = sum0(values %{$self->cpu_ns($h)});
+    my ($requests, $per_s) = $self->_run_wrk($h, $script, 32, $seconds);
+    my $cpu = sum0(values %{$self->cpu_ns($h)}) - $before;
+    return { per_s => $per_s, cpu_us => $cpu / 1000 / $requests };
+}
+
+sub cpu_ns ($self, $h)
+{
+    my %ns;
+    for my $task (map { glob "/proc/$_/task/*" } $h->children) {
+        my ($name, $ran) = map { $self->{test}->slurp("$task/$_") } qw(comm schedstat);
+        chomp $name;
+        $ns{$name} += $1 if $ran =~ /^(\d+)/;
+    }
+    return \%ns;
 }
 
 # 97.5 % quantiles of Student's t, for 5, 10, 20, 29, 59 degrees of freedom and more.
