@@ -61,6 +61,8 @@ help:
 	@echo 'make model      check the model of the protocol with Spin'
 	@echo 'make mutants    leave out each rule of the protocol: does a test notice?'
 	@echo 'make bench      beside other balancers, on the wire (docs/benchmarks.md; RUNS=3)'
+	@echo 'make bench-cost what the module costs beside bytraffic (docs/benchmarks.md); or one of'
+	@echo '                bench-table, bench-mover, bench-instructions, bench-throughput'
 	@echo 'make asan       the module with ASan+UBSan, for XB_ASAN=1 prove ...'
 	@echo 'make clean      remove $(B)/'
 
@@ -202,7 +204,21 @@ model: | have-spin
 mutants: all tests
 	t/mutants
 
-# ---- measurements
+# ---- measurements: not part of make check, and no pass or fail
+
+bench-cost: bench-table bench-mover bench-instructions bench-throughput
+
+bench-deps:
+	scripts/deps bench
+
+bench-instructions bench-throughput bench-mover: bench-%: all | bench-deps
+	perl -It/lib t/bench/$*.pl
+
+bench-table: $(B)/table_bench
+	$<
+
+$(B)/table_bench: t/bench/table_bench.c $(call core_obj,plain)
+	$(CC) $(CFLAGS) $(CORE) -MF $@.d -o $@ $(filter %.c %.o,$^) $(LIBS)
 
 bench:
 	scripts/deps wire
@@ -244,5 +260,6 @@ clean:
 -include $(wildcard $(B)/*/*/*.d $(B)/*/*.d)
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all help bench asan controls install uninstall check tests tomcat unit fuzz-replay fuzz model \
-    mutants clean demo demo-up demo-down have-cc have-apxs have-clang have-spin
+.PHONY: all help asan controls install uninstall check tests tomcat unit fuzz-replay fuzz model \
+    mutants bench bench-cost bench-deps bench-table bench-mover bench-instructions \
+    bench-throughput clean demo demo-up demo-down have-cc have-apxs have-clang have-spin

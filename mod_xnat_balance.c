@@ -103,7 +103,6 @@ static void register_hooks(apr_pool_t *p)
 
     /* Each balanced request, in this order. Both proxy hooks end at the first module that
      * answers, so ours run first and decline. */
-    ap_hook_insert_filter(xnat_traffic_insert_filters, NULL, NULL, APR_HOOK_LAST);
     proxy_hook_pre_request(xnat_request_pre, NULL, NULL, APR_HOOK_REALLY_FIRST);
     proxy_hook_scheme_handler(xnat_request_sent, NULL, NULL, APR_HOOK_REALLY_FIRST);
     APR_OPTIONAL_HOOK(proxy, request_status, xnat_request_done, NULL, NULL, APR_HOOK_MIDDLE);

@@ -11,26 +11,25 @@ static uint64_t rotl(uint64_t x, unsigned bits)
     return x << bits | x >> (64 - bits);
 }
 
-static void sip_rounds(sip_t *s, int rounds)
+static inline void sip_round(sip_t *s)
 {
-    while (rounds-- > 0) {
-        s->v0 += s->v1;
-        s->v1 = rotl(s->v1, 13) ^ s->v0;
-        s->v0 = rotl(s->v0, 32);
-        s->v2 += s->v3;
-        s->v3 = rotl(s->v3, 16) ^ s->v2;
-        s->v0 += s->v3;
-        s->v3 = rotl(s->v3, 21) ^ s->v0;
-        s->v2 += s->v1;
-        s->v1 = rotl(s->v1, 17) ^ s->v2;
-        s->v2 = rotl(s->v2, 32);
-    }
+    s->v0 += s->v1;
+    s->v1 = rotl(s->v1, 13) ^ s->v0;
+    s->v0 = rotl(s->v0, 32);
+    s->v2 += s->v3;
+    s->v3 = rotl(s->v3, 16) ^ s->v2;
+    s->v0 += s->v3;
+    s->v3 = rotl(s->v3, 21) ^ s->v0;
+    s->v2 += s->v1;
+    s->v1 = rotl(s->v1, 17) ^ s->v2;
+    s->v2 = rotl(s->v2, 32);
 }
 
-static void sip_word(sip_t *s, uint64_t word)
+static inline void sip_word(sip_t *s, uint64_t word)
 {
     s->v3 ^= word;
-    sip_rounds(s, 2);
+    sip_round(s);
+    sip_round(s);
     s->v0 ^= word;
 }
 
@@ -62,7 +61,10 @@ uint64_t xb_hash(const xb_key_t *key, const void *data, size_t len)
         sip_word(&s, load_le8(p));
     sip_word(&s, load_le(p, left) | (uint64_t)len << 56);
     s.v2 ^= 0xff;
-    sip_rounds(&s, 4);
+    sip_round(&s);
+    sip_round(&s);
+    sip_round(&s);
+    sip_round(&s);
     return s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
 }
 

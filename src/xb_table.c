@@ -153,11 +153,22 @@ unsigned xb_table_home(const xb_table_t *t, uint32_t slot)
     return w.state == XB_FREE ? XB_MEMBER_NONE : w.home;
 }
 
+bool xb_table_glance(const xb_table_t *t, uint32_t slot, xb_glance_t *out)
+{
+    xb_entry_t *e = xb_table_entry(t, slot);
+    if (!atomic_load_explicit(&xb_table_tags(t)[slot], memory_order_relaxed))
+        return false; /* walks touch no entry that is free */
+    out->word = atomic_load(&e->word);
+    out->flags = atomic_load_explicit(&e->flags, memory_order_relaxed);
+    out->last_us = atomic_load_explicit(&e->last_us, memory_order_relaxed);
+    return xb_word_state(out->word) != XB_FREE;
+}
+
 bool xb_table_view(const xb_table_t *t, uint32_t slot, xb_view_t *out)
 {
     xb_entry_t *e = xb_table_entry(t, slot);
     if (!atomic_load_explicit(&xb_table_tags(t)[slot], memory_order_relaxed))
-        return false;                  /* walks touch no entry that is free */
+        return false;
     out->word = atomic_load(&e->word); /* first: what changes later is caught by gate() */
     out->w = xb_word_unpack(out->word);
     if (out->w.state == XB_FREE)

@@ -185,6 +185,14 @@ typedef struct {
 bool xb_table_copy_died(uint32_t max_inactive_s, int64_t touched_us, int64_t now_us);
 
 uint32_t xb_table_slots(const xb_table_t *t);
+/* As much of it as tells a walk that passes most slots by: one cache line. */
+typedef struct {
+    uint64_t word;
+    unsigned flags;
+    int64_t last_us;
+} xb_glance_t;
+/* False: the slot is free. */
+bool xb_table_glance(const xb_table_t *t, uint32_t slot, xb_glance_t *out);
 /* False: the slot is free. */
 bool xb_table_view(const xb_table_t *t, uint32_t slot, xb_view_t *out);
 /* Index of the cookie's path; and for an entry that was made without one. */

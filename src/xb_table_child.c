@@ -4,7 +4,6 @@
  * LEAVING before the word lets it go and free after. So whoever reads a word, counts the claims
  * and then swaps that very word has counted right: each request that came meanwhile moved the
  * word's sequence, each that went its count, and one in between shows by its claim. */
-#include <math.h>
 #include <string.h>
 
 #include "xb_table_layout.h"
@@ -19,26 +18,32 @@
 /* Where this thread last had a claim: mostly free again, on no other thread's cache line. */
 static _Thread_local uint32_t hint = UINT32_MAX;
 
-bool xb_claim_take(xb_table_t *t, unsigned child, uint32_t slot, uint32_t *claim)
+static inline bool take_claim(xb_table_t *t, unsigned child, uint32_t slot, uint32_t *claim)
 {
     if (child >= t->dim.children)
         return false;
     xb_row_t *row = xb_table_row(t, child);
     uint32_t claims = t->dim.claims;
-    if (hint == UINT32_MAX)
-        hint = atomic_fetch_add(&row->next, 8);
-    uint32_t i = hint % claims;
+    uint32_t *own = &hint;
+    if (*own == UINT32_MAX)
+        *own = atomic_fetch_add(&row->next, 8);
+    uint32_t i = *own < claims ? *own : *own % claims;
     for (uint32_t n = 0; n < claims; n++) {
         uint64_t none = 0;
         if (!atomic_load_explicit(&row->claim[i], memory_order_relaxed) &&
             atomic_compare_exchange_strong(&row->claim[i], &none,
                                            xb_claim_pack(XB_CLAIM_INTENT, 0, slot))) {
-            hint = *claim = i;
+            *own = *claim = i;
             return true;
         }
         i = i + 1 < claims ? i + 1 : 0;
     }
     return false;
+}
+
+bool xb_claim_take(xb_table_t *t, unsigned child, uint32_t slot, uint32_t *claim)
+{
+    return take_claim(t, child, slot, claim);
 }
 
 bool xb_claim_count(const xb_table_t *t, uint32_t slot, unsigned epoch, unsigned *count)
@@ -229,37 +234,42 @@ static bool is_reborn(const xb_entry_t *e, const xb_members_t *members, unsigned
                atomic_load_explicit(&e->last_us, memory_order_relaxed);
 }
 
-/* Counts the request in the word; *w is the word it read. */
-static xb_enter_t count_in(xb_entry_t *e, const xb_members_t *members, xb_word_t *w)
+/* Counts the request in the word; *seen is the word it read. */
+static xb_enter_t count_in(xb_entry_t *e, const xb_members_t *members, uint64_t *seen)
 {
-    xb_word_t next;
+    uint64_t w = *seen = atomic_load(&e->word);
     do {
-        next = *w = xb_entry_word(e);
-        if (w->state != XB_STABLE)
-            return w->state == XB_FREE ? XB_ENTER_UNKNOWN : XB_ENTER_GATE;
-        if (members && is_reborn(e, members, w->home))
+        *seen = w;
+        if (xb_word_state(w) != XB_STABLE)
+            return xb_word_state(w) == XB_FREE ? XB_ENTER_UNKNOWN : XB_ENTER_GATE;
+        if (members && is_reborn(e, members, xb_word_home(w)))
             return XB_ENTER_REBORN;
-        if (w->inflight == XB_INFLIGHT_MAX)
+        if (xb_word_inflight(w) == XB_INFLIGHT_MAX)
             return XB_ENTER_UNCOUNTED;
-        next.inflight++;
-        next.seq++;
-    } while (!xb_entry_swap(e, *w, next));
+    } while (!atomic_compare_exchange_weak(&e->word, &w, xb_word_entered(w)));
     return XB_ENTER_IN;
+}
+
+/* A claim's states need no order but that before and after the swaps of the word: who has read
+ * the word that a request has swapped in sees the claim that it wrote before (release of the
+ * swap), and who sees the claim that it wrote after finds the word swapped when he swaps it
+ * himself (release of this store; a swap reads the latest word). */
+static void set_claim(_Atomic uint64_t *own, uint64_t claim)
+{
+    atomic_store_explicit(own, claim, memory_order_release);
 }
 
 /* True: it was the last one in flight. */
 static bool count_out(xb_entry_t *e, _Atomic uint64_t *own, uint32_t slot, unsigned epoch)
 {
-    xb_word_t w, next;
-    atomic_store(own, xb_claim_pack(XB_CLAIM_LEAVING, epoch, slot));
-    do {
-        next = w = xb_entry_word(e);
-        if (w.epoch != epoch || !w.inflight)
-            break;
-        next.inflight--;
-    } while (!xb_entry_swap(e, w, next));
-    atomic_store(own, 0);
-    return w.inflight == 1 && w.epoch == epoch;
+    uint64_t w = atomic_load(&e->word);
+    bool counted;
+    set_claim(own, xb_claim_pack(XB_CLAIM_LEAVING, epoch, slot));
+    do
+        counted = xb_word_epoch(w) == epoch && xb_word_inflight(w);
+    while (counted && !atomic_compare_exchange_weak(&e->word, &w, xb_word_left(w)));
+    set_claim(own, 0);
+    return counted && xb_word_inflight(w) == 1;
 }
 
 xb_enter_t xb_table_enter(xb_table_t *t, unsigned child, uint64_t tag, int64_t now_us,
@@ -273,31 +283,47 @@ xb_enter_t xb_table_enter_at(xb_table_t *t, unsigned child, uint64_t tag, int64_
 {
     for (uint32_t slot, claim; (slot = xb_table_find(t, tag)) != XB_SLOT_NONE;) {
         xb_entry_t *e = xb_table_entry(t, slot);
-        xb_word_t w;
-        if (!xb_claim_take(t, child, slot, &claim))
+        uint64_t w;
+        __builtin_prefetch(e, 1);
+        if (!take_claim(t, child, slot, &claim))
             return pass_uncounted(t, child, slot, tag, now_us, ref);
         _Atomic uint64_t *own = &xb_table_row(t, child)->claim[claim];
         xb_enter_t in = count_in(e, members, &w);
+        unsigned home = xb_word_home(w), epoch = xb_word_epoch(w);
         if (in != XB_ENTER_IN) {
-            atomic_store(own, 0);
+            set_claim(own, 0);
             ref->slot = slot;
-            ref->home = (uint16_t)w.home;
+            ref->home = (uint16_t)home;
             return in == XB_ENTER_UNCOUNTED ? pass_uncounted(t, child, slot, tag, now_us, ref)
                                             : in;
         }
         if (atomic_load(&xb_table_tags(t)[slot]) != tag) { /* forgotten meanwhile */
-            count_out(e, own, slot, w.epoch);
+            count_out(e, own, slot, epoch);
             continue;
         }
-        atomic_store(own, xb_claim_counted(w.epoch, slot, w.home));
+        set_claim(own, xb_claim_counted(epoch, slot, home));
         atomic_fetch_add_explicit(&e->requests, 1, memory_order_relaxed);
         if (atomic_load_explicit(&e->flags, memory_order_relaxed) & SEEN_IDLE)
             atomic_fetch_and(&e->flags, (uint8_t)~SEEN_IDLE);
         xb_raise(&e->last_us, now_us);
-        *ref = (xb_ref_t){slot, claim, (uint16_t)child, (uint16_t)w.home, (uint16_t)w.epoch};
+        *ref = (xb_ref_t){slot, claim, (uint16_t)child, (uint16_t)home, (uint16_t)epoch};
         return XB_ENTER_IN;
     }
     return XB_ENTER_UNKNOWN;
+}
+
+/* 2^-x for x >= 0, to a millionth: of 2^-f its Taylor series about the middle, the rest is the
+ * exponent's. */
+static double halved(double x)
+{
+    if (x >= 1000)
+        return 0;
+    unsigned whole = (unsigned)x;
+    double y = (x - whole - 0.5) * -0.69314718055994531;
+    double part = 1 + y * (1 + y / 2 * (1 + y / 3 * (1 + y / 4 * (1 + y / 5))));
+    uint64_t bits = (uint64_t)(1023 - whole) << 52;
+    memcpy(&x, &bits, sizeof x);
+    return x * part * 0.70710678118654752;
 }
 
 /* Decays what is there to now and adds. Clocks of other threads may be a little ahead. */
@@ -312,11 +338,17 @@ static void add_traffic(xb_entry_t *e, int64_t now_us, double bytes, double half
         if (dt > UINT32_MAX - 60000)
             at = (uint32_t)old;
         else if (dt && half_life_s > 0)
-            value *= (float)exp2(-(double)dt / (1000 * half_life_s));
+            value *= (float)halved(dt / (1000 * half_life_s));
         value += (float)bytes;
         memcpy(&bits, &value, sizeof bits);
         next = (uint64_t)bits << 32 | at;
     } while (!atomic_compare_exchange_weak(&e->traffic, &old, next));
+}
+
+static inline bool is_current(xb_entry_t *e, const xb_ref_t *ref)
+{
+    uint64_t w = atomic_load(&e->word);
+    return xb_word_state(w) != XB_FREE && xb_word_epoch(w) == ref->epoch;
 }
 
 void xb_table_leave(xb_table_t *t, const xb_ref_t *ref, int64_t now_us, int64_t bar_until_us,
@@ -324,7 +356,7 @@ void xb_table_leave(xb_table_t *t, const xb_ref_t *ref, int64_t now_us, int64_t 
 {
     xb_entry_t *e = xb_table_entry(t, ref->slot);
     bool ended = false;
-    if (xb_table_current(t, ref)) { /* all this before the word says that it is quiet */
+    if (is_current(e, ref)) { /* all this before the word says that it is quiet */
         xb_raise(&e->last_us, now_us);
         if (bar_until_us)
             xb_raise(&e->bar_until_us, bar_until_us);
@@ -348,6 +380,5 @@ void xb_table_withdraw(xb_table_t *t, const xb_ref_t *ref, int64_t now_us)
 
 bool xb_table_current(const xb_table_t *t, const xb_ref_t *ref)
 {
-    xb_word_t w = xb_entry_word(xb_table_entry(t, ref->slot));
-    return w.state != XB_FREE && w.epoch == ref->epoch;
+    return is_current(xb_table_entry(t, ref->slot), ref);
 }

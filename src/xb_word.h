@@ -48,4 +48,37 @@ static inline xb_word_t xb_word_unpack(uint64_t v)
     return w;
 }
 
+/* The same without unpacking, for those who go in and out. */
+static inline unsigned xb_word_state(uint64_t v)
+{
+    return (unsigned)(v >> 62);
+}
+
+static inline unsigned xb_word_inflight(uint64_t v)
+{
+    return (unsigned)(v >> 48) & XB_INFLIGHT_MAX;
+}
+
+static inline unsigned xb_word_home(uint64_t v)
+{
+    return (unsigned)(v >> 38) & XB_HOME_MASK;
+}
+
+static inline unsigned xb_word_epoch(uint64_t v)
+{
+    return (unsigned)(v >> 24) & XB_EPOCH_MASK;
+}
+
+/* One more in flight (there is room), under the next sequence number. */
+static inline uint64_t xb_word_entered(uint64_t v)
+{
+    return ((v & ~(uint64_t)XB_SEQ_MASK) | ((v + 1) & XB_SEQ_MASK)) + (UINT64_C(1) << 48);
+}
+
+/* One less; there is one. */
+static inline uint64_t xb_word_left(uint64_t v)
+{
+    return v - (UINT64_C(1) << 48);
+}
+
 #endif

@@ -344,9 +344,41 @@ static void consider_overload(plan_t *p, uint32_t slot, const xb_view_t *v, int6
     p->best_traffic = v->traffic > most ? 0 : v->traffic;
 }
 
+/* Members from which something is to be moved in this tick, idle sessions too or not. */
+static enum { WANT_NONE, WANT_ACTIVE, WANT_ALL } wanted[XB_MEMBERS_MAX];
+
+static void want_members(void)
+{
+    memset(wanted, 0, sizeof wanted);
+    for (unsigned i = 0; i < plan_count; i++) {
+        for (unsigned at = 0; at < plans[i].fleet.n; at++) {
+            unsigned member = plans[i].fleet.member[at];
+            if (plans[i].drains[at]) {
+                wanted[member] = WANT_ALL;
+            }
+            else if (plans[i].overloaded && at == plans[i].from && !wanted[member]) {
+                wanted[member] = WANT_ACTIVE;
+            }
+        }
+    }
+}
+
+static bool is_wanted(uint32_t slot, int64_t now)
+{
+    xb_glance_t g;
+    if (!xb_table_glance(xnat_table, slot, &g) || xb_word_home(g.word) >= XB_MEMBERS_MAX) {
+        return false;
+    }
+    unsigned want = wanted[xb_word_home(g.word)];
+    return want == WANT_ALL || (want == WANT_ACTIVE && now - g.last_us <= ACTIVE_US);
+}
+
 static void consider(uint32_t slot, int64_t now)
 {
     xb_view_t v;
+    if (!is_wanted(slot, now)) {
+        return;
+    }
     if (!xb_table_view(xnat_table, slot, &v) || v.w.state != XB_STABLE ||
         v.flags & XB_SESSION_ENDED || now < v.bar_until_us) {
         return;
@@ -394,6 +426,7 @@ static void walk(int64_t now)
     uint32_t slots = xb_table_slots(xnat_table), n = slots < SHARE ? slots : SHARE, slot = next;
     bool on = any_overloaded(), held_up = false;
     full = false;
+    want_members();
     for (uint32_t i = 0; plan_count && i < n && (on || !full); i++) {
         slot = slot < slots ? slot : 0;
         consider(slot, now);

@@ -98,7 +98,7 @@ void xnat_config_attach(apr_pool_t *p, server_rec *s);
  */
 static inline xnat_balancer_t *xnat_balancer_of(const proxy_balancer *b)
 {
-    return strcmp(b->s->lbpname, "xnat") ? NULL : (xnat_balancer_t *)b->context;
+    return memcmp(b->s->lbpname, "xnat", sizeof "xnat") ? NULL : (xnat_balancer_t *)b->context;
 }
 
 /* Calls fn for every attached balancer of every virtual host (also those with another method).

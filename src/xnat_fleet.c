@@ -11,21 +11,11 @@ uint64_t xnat_fleet_key(const proxy_balancer *b)
     return xb_hash(&xnat_shm->key, b->s->sname, strlen(b->s->sname));
 }
 
-/* Written once per member, the worker last. */
-static struct {
-    xnat_balancer_t *balancer;
-    proxy_worker *worker;
-} met[XB_MEMBERS_MAX];
-
-proxy_worker *xnat_fleet_worker(unsigned member)
-{
-    return member < XB_MEMBERS_MAX ? __atomic_load_n(&met[member].worker, __ATOMIC_ACQUIRE)
-                                   : NULL;
-}
+xnat_fleet_met_t xnat_fleet_met[XB_MEMBERS_MAX];
 
 xnat_balancer_t *xnat_fleet_balancer(unsigned member)
 {
-    return xnat_fleet_worker(member) ? met[member].balancer : NULL;
+    return xnat_fleet_worker(member) ? xnat_fleet_met[member].balancer : NULL;
 }
 
 /* Once in the life of the segment, so it does not matter that httpd's lock is held. */
@@ -42,15 +32,9 @@ static void tell_full(const proxy_balancer *b, const proxy_worker *w)
     }
 }
 
-/* The index is kept in worker->context, which stock code leaves to others; two threads that set
- * it at once set the same. Keyed by names, never by httpd's slot, which changes with
- * configurations. */
-unsigned xnat_fleet_member(proxy_balancer *b, proxy_worker *w)
+/* Keyed by names, never by httpd's slot, which changes with configurations. */
+unsigned xnat_fleet_meet(proxy_balancer *b, proxy_worker *w)
 {
-    uintptr_t known = (uintptr_t)__atomic_load_n(&w->context, __ATOMIC_RELAXED);
-    if (known) {
-        return (unsigned)known - 1;
-    }
     struct {
         uint64_t balancer;
         uint32_t def, fnv;
@@ -62,8 +46,8 @@ unsigned xnat_fleet_member(proxy_balancer *b, proxy_worker *w)
     }
     memcpy(xnat_shm->route[member].route, w->s->route, sizeof w->s->route);
     xnat_shm->route[member].balancer = id.balancer;
-    met[member].balancer = b->context;
-    __atomic_store_n(&met[member].worker, w, __ATOMIC_RELEASE);
+    xnat_fleet_met[member].balancer = b->context;
+    __atomic_store_n(&xnat_fleet_met[member].worker, w, __ATOMIC_RELEASE);
     __atomic_store_n(&w->context, (void *)(uintptr_t)(member + 1), __ATOMIC_RELAXED);
     return member;
 }

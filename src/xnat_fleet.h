@@ -20,11 +20,30 @@ typedef struct {
 /* Keyed hash of the balancer's name in this virtual host. */
 uint64_t xnat_fleet_key(const proxy_balancer *b);
 
+/* What this process has met; written once per member, the worker last. */
+typedef struct {
+    xnat_balancer_t *balancer;
+    proxy_worker *worker;
+} xnat_fleet_met_t;
+extern xnat_fleet_met_t xnat_fleet_met[XB_MEMBERS_MAX];
+
 /* Shared record of a worker of this balancer, made if need be; XB_MEMBER_NONE if there is no
  * room. */
-unsigned xnat_fleet_member(proxy_balancer *b, proxy_worker *w);
+unsigned xnat_fleet_meet(proxy_balancer *b, proxy_worker *w);
+/* The index is kept in worker->context, which stock code leaves to others; two threads that set
+ * it at once set the same. */
+static inline unsigned xnat_fleet_member(proxy_balancer *b, proxy_worker *w)
+{
+    uintptr_t known = (uintptr_t)__atomic_load_n(&w->context, __ATOMIC_RELAXED);
+    return known ? (unsigned)known - 1 : xnat_fleet_meet(b, w);
+}
 /* And back, in this process; NULL if this process has not met it yet. */
-proxy_worker *xnat_fleet_worker(unsigned member);
+static inline proxy_worker *xnat_fleet_worker(unsigned member)
+{
+    return member < XB_MEMBERS_MAX
+               ? __atomic_load_n(&xnat_fleet_met[member].worker, __ATOMIC_ACQUIRE)
+               : NULL;
+}
 xnat_balancer_t *xnat_fleet_balancer(unsigned member);
 /* The member whose route an id names; XB_MEMBER_NONE: none. Takes the balancer's thread lock.
  */

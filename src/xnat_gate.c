@@ -79,10 +79,12 @@ static void shut(uint32_t slot, unsigned home, unsigned target, bool fence)
  * there before its requests race for it (rule 11). */
 static xb_enter_t try_enter(xnat_request_t *xr, int64_t now)
 {
-    const xb_members_t *members =
-        XB_RULE(GENERATION) && !xr->revived && is_tended(xr->xb) ? xnat_members : NULL;
+    const xb_members_t *members = XB_RULE(GENERATION) && !xr->revived ? xnat_members : NULL;
     xb_enter_t rc =
         xb_table_enter_at(xnat_table, (unsigned)xnat_child, xr->tag, now, members, &xr->ref);
+    if (rc == XB_ENTER_REBORN && !is_tended(xr->xb)) {
+        rc = xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, now, &xr->ref);
+    }
     if (rc == XB_ENTER_REBORN) {
         xr->revived = true; /* once: nobody may be able to ask that home */
         shut(xr->ref.slot, xr->ref.home, xr->ref.home, false);
@@ -113,7 +115,10 @@ int xnat_gate_enter(xnat_request_t *xr)
     if (!xr->id.whole.n || xr->entered || xnat_child < 0) {
         return OK;
     }
-    xb_enter_t rc = try_enter(xr, xnat_now_us());
+    if (xr->attempts > 1) { /* else it has just come */
+        xr->entered_us = xnat_now_us();
+    }
+    xb_enter_t rc = try_enter(xr, xr->entered_us);
     if (rc == XB_ENTER_GATE && !XB_RULE(GATE)) {
         return OK; /* control build: follows its id as if nothing moved */
     }
@@ -123,6 +128,7 @@ int xnat_gate_enter(xnat_request_t *xr)
         }
         rc = wait_at(xr);
         stop_waiting();
+        xr->entered_us = xnat_now_us();
     }
     if (rc == XB_ENTER_GATE && !XB_RULE(503)) {
         return OK; /* control build: goes where its id says */
@@ -134,7 +140,6 @@ int xnat_gate_enter(xnat_request_t *xr)
         xnat_count(&xnat_shm->lost_claims);
     }
     xr->entered = rc == XB_ENTER_IN;
-    xr->entered_us = xnat_now_us();
     xr->known = rc != XB_ENTER_UNKNOWN;
     return OK;
 }

@@ -30,14 +30,6 @@ static int look(void *rec, const char *key, const char *value)
     return 1;
 }
 
-/* Most answers set no cookie: that is told sooner than by a walk. */
-static void search_in(const apr_table_t *headers, search_t *search)
-{
-    if (apr_table_get(headers, "Set-Cookie")) {
-        apr_table_do(look, search, headers, "Set-Cookie", NULL);
-    }
-}
-
 /* How clients reach this balancer, for HEADs that must look like theirs. A writer that finds
  * another at it leaves it. */
 static void note_front(const xnat_request_t *xr)
@@ -128,7 +120,7 @@ static bool same(xb_span_t a, xb_span_t b)
  * client's view, and XnatBalanceProbe has to say the node's). */
 static unsigned path_at_node(const xnat_request_t *xr, xb_span_t path)
 {
-    const char *sent = xr->node_path;
+    const char *sent = xnat_request_node_path(xr);
     bool below = sent && path.n && !strncmp(sent, path.p, path.n) &&
                  (path.p[path.n - 1] == '/' || !sent[path.n] || strchr("/;?", sent[path.n]));
     return below ? xnat_shm_path(path) : XNAT_PATH_UNKNOWN;
@@ -162,26 +154,40 @@ static void learn_cookie(xnat_request_t *xr, const xb_set_cookie_t *cookie)
     note_front(xr);
 }
 
-bool xnat_request_learn(xnat_request_t *xr)
+static void learn_answer(xnat_request_t *xr)
 {
-    request_rec *r = xr->r;
     search_t search = {.name = xr->xb->balancer->s->sticky, .found = false};
-    xr->learned = true;
-    if (xr->entered && !xb_table_current(xnat_table, &xr->ref)) {
-        xnat_count(&xnat_shm->fenced);
-        xnat_request_say(xr, XB_REFUSED, "session-moved-meanwhile", NULL, NULL);
-        xnat_log_request(APLOG_INFO, 0, r, XB(0202),
-                         "502: the session was taken over while the "
-                         "former home still worked on this request");
-        return false;
-    }
     if (!*search.name || xr->member == XB_MEMBER_NONE || xnat_child < 0) {
-        return true;
+        return;
     }
-    search_in(r->headers_out, &search);
-    search_in(r->err_headers_out, &search);
+    apr_table_do(look, &search, xr->r->headers_out, "Set-Cookie", NULL);
+    apr_table_do(look, &search, xr->r->err_headers_out, "Set-Cookie", NULL);
     if (search.found) {
         learn_cookie(xr, &search.cookie);
+    }
+}
+
+static bool refuse(xnat_request_t *xr)
+{
+    xnat_count(&xnat_shm->fenced);
+    xnat_request_say(xr, XB_REFUSED, "session-moved-meanwhile", NULL, NULL);
+    xnat_log_request(APLOG_INFO, 0, xr->r, XB(0202),
+                     "502: the session was taken over while the "
+                     "former home still worked on this request");
+    return false;
+}
+
+bool xnat_request_learn(xnat_request_t *xr)
+{
+    const request_rec *r = xr->r;
+    xr->learned = true;
+    if (xr->entered && !xb_table_current(xnat_table, &xr->ref)) {
+        return refuse(xr);
+    }
+    /* Most answers set no cookie: that is told sooner than by a walk. */
+    if (apr_table_get(r->headers_out, "Set-Cookie") ||
+        apr_table_get(r->err_headers_out, "Set-Cookie")) {
+        learn_answer(xr);
     }
     return true;
 }

@@ -3,6 +3,9 @@
 #include "xnat_mover.h"
 
 #include <signal.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 
 #include "apr_atomic.h"
 #include "apr_thread_cond.h"
@@ -187,11 +190,22 @@ static void end_job(void)
 
 /* ---- threads */
 
+/* For top -H and the like. */
+static void name_thread(const char *name)
+{
+#ifdef __linux__
+    prctl(PR_SET_NAME, name);
+#else
+    (void)name;
+#endif
+}
+
 static void *APR_THREAD_FUNC work(apr_thread_t *thread, void *data)
 {
     xnat_hands_t hands = {0};
     xnat_job_t job;
     (void)thread;
+    name_thread("xnat-worker");
     if (xnat_probe_create(&hands.probe, mover.server) != APR_SUCCESS) {
         xnat_log_server(APLOG_ERR, 0, mover.server, XB(0310), "no memory for a mover's worker");
         return NULL;
@@ -231,6 +245,7 @@ static void *APR_THREAD_FUNC watch(apr_thread_t *thread, void *data)
 {
     (void)thread;
     (void)data;
+    name_thread("xnat-sentinel");
     xnat_sentinel_run(mover.server, &mover.unwatch);
     return NULL;
 }
@@ -260,6 +275,7 @@ static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *data)
     int64_t ticked_us = 0;
     (void)thread;
     (void)data;
+    name_thread("xnat-mover");
     apr_thread_mutex_lock(mover.lock);
     while (!mover.stopping) {
         apr_thread_mutex_unlock(mover.lock);

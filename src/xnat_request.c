@@ -22,9 +22,13 @@ void xnat_request_say(xnat_request_t *xr, xb_decision_t decision, const char *re
                       const char *from, const char *to)
 {
     apr_table_t *env = xr->r->subprocess_env;
+    /* The first time nothing is to be replaced, so nothing need be looked for. */
+    void (*put)(apr_table_t *, const char *, const char *) =
+        xr->said ? apr_table_setn : apr_table_addn;
+    xr->said = true;
     xr->decision = decision;
-    apr_table_setn(env, "XNAT_BALANCE_DECISION", xb_decision_name(decision));
-    apr_table_setn(env, "XNAT_BALANCE_REASON", reason);
+    put(env, "XNAT_BALANCE_DECISION", xb_decision_name(decision));
+    put(env, "XNAT_BALANCE_REASON", reason);
     if (from && to && strcmp(from, to)) {
         apr_table_setn(env, "XNAT_BALANCE_FROM", from);
         apr_table_setn(env, "XNAT_BALANCE_TO", to);
@@ -69,10 +73,9 @@ static void leave_session(xnat_request_t *xr)
 {
     if (xr->entered) {
         int64_t now = xnat_now_us();
-        xb_table_leave(xnat_table, &xr->ref, last_sign(xr, now),
-                       xr->complete ? 0 : now + XNAT_BROKEN_US,
-                       (double)(xr->bytes_in + xr->bytes_out) + xr->xb->decay.request_cost,
-                       xr->xb->decay.half_life_s);
+        xb_table_leave(
+            xnat_table, &xr->ref, last_sign(xr, now), xr->complete ? 0 : now + XNAT_BROKEN_US,
+            (double)xr->bytes + xr->xb->decay.request_cost, xr->xb->decay.half_life_s);
         xr->entered = false;
     }
 }
@@ -110,6 +113,114 @@ int xnat_request_done(int *status, request_rec *r)
 
 /* ---- recognised */
 
+/* Could the parameter be in one of them? Most URLs have no '=' even. */
+static bool may_have(const char *url, const char *args, const char *name)
+{
+    return (args || strchr(url, '=')) && (strstr(url, name) || (args && strstr(args, name)));
+}
+
+/* What was found in a connection's last request: a browser's next one mostly is for the same
+ * balancer and comes with the very same cookies. Not for HTTP/2, where each stream has a
+ * connection of its own. */
+typedef struct {
+    const proxy_server_conf *conf;
+    xnat_balancer_t *xb;
+    size_t name_len; /* of the balancer */
+    char sticky[PROXY_BALANCER_MAX_STICKY_SIZE],
+        separator; /* balancer-manager can change them */
+    xb_id_t id;    /* in `cookie` */
+    uint64_t tag;
+    char cookie[480]; /* empty: none, or too long to be remembered */
+} memo_t;
+
+static memo_t *memo_of(const request_rec *r)
+{
+    return ap_get_module_config(r->connection->conn_config, &xnat_balance_module);
+}
+
+static void note_balancer(const request_rec *r, const proxy_server_conf *conf,
+                          xnat_balancer_t *xb)
+{
+    conn_rec *c = r->connection;
+    memo_t *memo = memo_of(r);
+    if (c->master || (memo && memo->xb == xb && memo->conf == conf)) {
+        return;
+    }
+    if (!memo) {
+        memo = apr_palloc(c->pool, sizeof *memo);
+        ap_set_module_config(c->conn_config, &xnat_balance_module, memo);
+    }
+    memo->conf = conf;
+    memo->xb = xb;
+    memo->name_len = strlen(xb->balancer->s->name);
+    memo->cookie[0] = '\0';
+}
+
+/* As ap_proxy_get_balancer would find it. */
+static proxy_balancer *recall_balancer(const request_rec *r, const proxy_server_conf *conf,
+                                       const char *url)
+{
+    const memo_t *memo = memo_of(r);
+    if (!memo || memo->conf != conf || memo->xb->balancer->s->inactive ||
+        strncmp(url, memo->xb->balancer->s->name, memo->name_len) ||
+        url[memo->name_len] != '/') {
+        return NULL;
+    }
+    return memo->xb->balancer;
+}
+
+/* The id that lies in the text `from`, as it lies in an equal text. */
+static xb_id_t transfer(xb_id_t id, const char *from, const char *to)
+{
+    id.whole.p = to + (id.whole.p - from);
+    id.base.p = to + (id.base.p - from);
+    id.node.p = to + (id.node.p - from);
+    id.route.p = to + (id.route.p - from);
+    return id;
+}
+
+static bool recall_id(xnat_request_t *xr, const char *cookie)
+{
+    const memo_t *memo = memo_of(xr->r);
+    const proxy_balancer_shared *b = xr->xb->balancer->s;
+    if (!memo || memo->xb != xr->xb || !*memo->cookie || strcmp(memo->cookie, cookie) ||
+        memo->separator != b->sticky_separator || strcmp(memo->sticky, b->sticky)) {
+        return false;
+    }
+    xr->id = transfer(memo->id, memo->cookie, cookie);
+    xr->tag = memo->tag;
+    return true;
+}
+
+static void note_id(const xnat_request_t *xr, const char *cookie)
+{
+    const proxy_balancer_shared *b = xr->xb->balancer->s;
+    memo_t *memo = memo_of(xr->r);
+    size_t n = strlen(cookie);
+    if (!memo || memo->xb != xr->xb || n >= sizeof memo->cookie) {
+        return;
+    }
+    memo->separator = b->sticky_separator;
+    memcpy(memo->sticky, b->sticky, sizeof memo->sticky);
+    memcpy(memo->cookie, cookie, n + 1);
+    memo->id = transfer(xr->id, cookie, memo->cookie);
+    memo->tag = xr->tag;
+}
+
+/* False: not one that the module follows. */
+static bool parse_id(xnat_request_t *xr, xb_span_t text)
+{
+    bool good =
+        xb_id_parse(text, xr->xb->balancer->s->sticky_separator, &xr->id) && xr->id.route.n;
+    if (good) {
+        xr->tag = xnat_tag(xr->id.base);
+    }
+    else {
+        xr->id.whole.n = 0;
+    }
+    return good;
+}
+
 /* The id as stock code will find it: in the URL with its query, then in the cookies. */
 static void find_id(xnat_request_t *xr, const char *url)
 {
@@ -120,22 +231,22 @@ static void find_id(xnat_request_t *xr, const char *url)
     if (!*b->sticky || !b->sticky_separator) {
         return;
     }
-    const char *whole = r->args ? apr_pstrcat(r->pool, url, "?", r->args, NULL) : url;
-    if (xb_id_in_url(whole, b->sticky_path, b->scolonsep, &text)) {
+    if (may_have(url, r->args, b->sticky_path) &&
+        xb_id_in_url(r->args ? apr_pstrcat(r->pool, url, "?", r->args, NULL) : url,
+                     b->sticky_path, b->scolonsep, &text)) {
         xr->sticky_used = b->sticky_path;
-    }
-    else if ((cookie = apr_table_get(r->headers_in, "Cookie")) &&
-             xb_id_in_cookie(cookie, b->sticky, &text)) {
-        xr->sticky_used = b->sticky;
-    }
-    else {
+        parse_id(xr, text);
         return;
     }
-    if (xb_id_parse(text, b->sticky_separator, &xr->id) && xr->id.route.n) {
-        xr->tag = xnat_tag(xr->id.base);
+    cookie = apr_table_get(r->headers_in, "Cookie");
+    if (cookie && recall_id(xr, cookie)) {
+        xr->sticky_used = b->sticky;
     }
-    else {
-        xr->id.whole.n = 0;
+    else if (cookie && xb_id_in_cookie(cookie, b->sticky, &text)) {
+        xr->sticky_used = b->sticky;
+        if (parse_id(xr, text)) {
+            note_id(xr, cookie);
+        }
     }
 }
 
@@ -149,6 +260,7 @@ static xnat_request_t *begin(request_rec *r, xnat_balancer_t *xb, const char *ur
     find_id(xr, url);
     ap_set_module_config(r->request_config, &xnat_balance_module, xr);
     apr_pool_cleanup_register(r->pool, xr, finish_cleanup, apr_pool_cleanup_null);
+    xnat_traffic_watch(xr);
     return xr;
 }
 
@@ -156,8 +268,7 @@ static xnat_request_t *begin(request_rec *r, xnat_balancer_t *xb, const char *ur
 
 bool xnat_request_names_route(const xb_id_t *id, const char *route)
 {
-    return id->whole.n && strlen(route) == id->route.n &&
-           !memcmp(route, id->route.p, id->route.n);
+    return id->whole.n && !strncmp(route, id->route.p, id->route.n) && !route[id->route.n];
 }
 
 static const char *route_of(const xnat_request_t *xr)
@@ -193,6 +304,12 @@ static void say_home(xnat_request_t *xr, unsigned home, bool named)
     }
 }
 
+static bool names_home(const xnat_request_t *xr, unsigned home)
+{
+    return home >= XB_MEMBERS_MAX ||
+           xnat_request_names_route(&xr->id, xnat_shm->route[home].route);
+}
+
 /* A request that stays is left to stock code; one whose session lives elsewhere is wrapped. */
 static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balancer **balancer,
                          proxy_server_conf *conf, char **url)
@@ -225,13 +342,25 @@ static int route_request(xnat_request_t *xr, proxy_worker **worker, proxy_balanc
     if (held != OK) {
         return held;
     }
-    home = xnat_elect_return(xr, home);
+    bool named = names_home(xr, home);
+    if (!named) {
+        home = xnat_elect_return(xr, home);
+        named = names_home(xr, home);
+    }
     xr->home = home;
-    bool named = home >= XB_MEMBERS_MAX ||
-                 xnat_request_names_route(&xr->id, xnat_shm->route[home].route);
     say_home(xr, home, named);
     xr->plan = named ? XB_MEMBER_NONE : home;
     return named ? DECLINED : xnat_wrap_run(xr, worker, balancer, conf, url);
+}
+
+/* Most that are none are told by a glance. */
+static proxy_balancer *balancer_of(request_rec *r, proxy_server_conf *conf, const char *url)
+{
+    if ((*url | 0x20) != 'b') {
+        return NULL;
+    }
+    proxy_balancer *b = recall_balancer(r, conf, url);
+    return b ? b : ap_proxy_get_balancer(r->pool, conf, url, 1);
 }
 
 int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_rec *r,
@@ -242,15 +371,16 @@ int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_r
     if ((xr && xr->wrapped) || !xnat_shm) {
         return DECLINED;
     }
-    if (!b && (ap_cstr_casecmpn(*url, BALANCER_PREFIX, sizeof(BALANCER_PREFIX) - 1) ||
-               !(b = ap_proxy_get_balancer(r->pool, conf, *url, 1)))) {
+    if (!b && !(b = balancer_of(r, conf, *url))) {
         return DECLINED;
     }
     xnat_balancer_t *xb = xnat_balancer_of(b);
     if (!xb) {
+        *balancer = b;
         return DECLINED;
     }
     if (!xr) {
+        note_balancer(r, conf, xb);
         xr = begin(r, xb, *url);
     }
     xr->attempts++;
@@ -260,7 +390,13 @@ int xnat_request_pre(proxy_worker **worker, proxy_balancer **balancer, request_r
         xr->entered = false;
     }
     int rv = xnat_gate_enter(xr);
-    return rv == OK ? route_request(xr, worker, balancer, conf, url) : rv;
+    if (rv == OK) {
+        rv = route_request(xr, worker, balancer, conf, url);
+    }
+    if (rv == DECLINED) {
+        *balancer = b; /* stock code goes on from here and need not look for it again */
+    }
+    return rv;
 }
 
 /* ---- sent */
@@ -272,9 +408,14 @@ static const char *path_of(const char *url)
     return host ? strchr(host + 3, '/') : NULL;
 }
 
+const char *xnat_request_node_path(const xnat_request_t *xr)
+{
+    return xr->node_url ? path_of(xr->node_url) : NULL;
+}
+
 unsigned xnat_request_path(const xnat_request_t *xr)
 {
-    return xnat_shm_path_above(xr->node_path ? xr->node_path : path_of(xr->r->filename));
+    return xnat_shm_path_above(path_of(xr->node_url ? xr->node_url : xr->r->filename));
 }
 
 void xnat_request_forgot(const xnat_request_t *xr, bool forgot)
@@ -313,7 +454,7 @@ void xnat_request_remember(xnat_request_t *xr, unsigned member)
 static void find_path(const xnat_request_t *xr)
 {
     if (xb_table_path(xnat_table, xr->ref.slot) == XNAT_PATH_UNLEARNED) {
-        xb_table_set_path(xnat_table, xr->ref.slot, xnat_shm_path_above(xr->node_path));
+        xb_table_set_path(xnat_table, xr->ref.slot, xnat_request_path(xr));
     }
 }
 
@@ -335,7 +476,7 @@ int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *c
         return DECLINED;
     }
     xr->member = member;
-    xr->node_path = path_of(url);
+    xr->node_url = url;
     xb_member_enter(xnat_members, (uint32_t)xnat_child, member);
     xnat_count(&xnat_members->member[member].requests);
     if (xr->known || xnat_request_names_route(&xr->id, worker->s->route)) {
@@ -351,6 +492,6 @@ int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *c
     else if (!xr->known) {
         xnat_elect_credit(xr, member);
     }
-    xnat_traffic_watch_tunnel(xr);
+    xnat_traffic_watch_tunnel(xr, worker);
     return DECLINED;
 }

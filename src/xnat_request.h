@@ -24,18 +24,19 @@ typedef struct {
     bool foreign;      /* its session lives behind another balancer */
     bool wrapped;      /* our own run of the pre_request hooks is under way */
     bool learned;      /* the answer's head has been seen */
+    bool said;         /* its decision stands in the environment */
     bool said_way;     /* XNAT_BALANCE_FROM and _TO are set */
     bool made_session; /* the answer opened a new session */
     unsigned attempts;
-    unsigned stand_in; /* home that it has left to go back to its own; XB_MEMBER_NONE */
-    unsigned rescued;  /* member from which it has asked for its session's rescue */
-    unsigned home;     /* its session's, when this attempt was decided; only while `known` */
-    unsigned plan;     /* member that finder must choose; XB_MEMBER_NONE: elect */
-    unsigned member;   /* member that it was sent to last; XB_MEMBER_NONE: none yet */
-    double credit;     /* bytes promised to `member` by the election */
-    apr_uint64_t bytes_in, bytes_out;
+    unsigned stand_in;  /* home that it has left to go back to its own; XB_MEMBER_NONE */
+    unsigned rescued;   /* member from which it has asked for its session's rescue */
+    unsigned home;      /* its session's, when this attempt was decided; only while `known` */
+    unsigned plan;      /* member that finder must choose; XB_MEMBER_NONE: elect */
+    unsigned member;    /* member that it was sent to last; XB_MEMBER_NONE: none yet */
+    double credit;      /* bytes promised to `member` by the election */
+    apr_uint64_t bytes; /* in and out */
     xb_decision_t decision;
-    const char *node_path;    /* path at the node, as sent */
+    const char *node_url;     /* at the node, as sent */
     bool complete;            /* the node's whole answer has passed */
     const char *sticky_used;  /* name under which the id was found */
     struct xnat_mask_t *mask; /* what finder must put back while wrapped; see xnat_wrap.c */
@@ -55,6 +56,8 @@ bool xnat_request_names_route(const xb_id_t *id, const char *route);
 /* Index of the cookie path that its session probably has; XNAT_PATH_UNLEARNED: none is known.
  */
 unsigned xnat_request_path(const xnat_request_t *xr);
+/* The path at the node, as sent; NULL: nothing has been. */
+const char *xnat_request_node_path(const xnat_request_t *xr);
 /* Makes an entry for a session that the table does not know, on the client's word, or enters
  * the one that another request has just made. */
 void xnat_request_remember(xnat_request_t *xr, unsigned member);

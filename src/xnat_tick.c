@@ -87,32 +87,6 @@ static void repair(int64_t now)
     }
 }
 
-/* ---- walks */
-
-/* Sessions at home at each member, counted over twenty ticks. */
-static void count_sessions(int64_t now)
-{
-    static uint32_t next, live[XB_MEMBERS_MAX];
-    uint32_t slots = xb_table_slots(xnat_table), end = next + slots / 20 + 1;
-    for (; next < slots && next < end; next++) {
-        xb_view_t v;
-        if (xb_table_view(xnat_table, next, &v) && v.w.home < XB_MEMBERS_MAX &&
-            !(v.flags & (XB_SESSION_UNPROVEN | XB_SESSION_ENDED)) &&
-            now - v.last_us < LIVE_US) {
-            live[v.w.home]++;
-        }
-    }
-    if (next < slots) {
-        return;
-    }
-    for (unsigned i = 0; i < XB_MEMBERS_MAX; i++) {
-        __atomic_store_n((uint32_t *)&xnat_members->member[i].sessions, live[i],
-                         __ATOMIC_RELAXED);
-        live[i] = 0;
-    }
-    next = 0;
-}
-
 /* Makes this process know the way from each member's record to its worker. */
 static void meet_members(xnat_balancer_t *xb, void *ctx)
 {
@@ -211,17 +185,57 @@ static bool is_abandoned(uint32_t slot, const xb_view_t *v, int64_t now)
            (asked && all_read && !is_tended(slot, v) && age_us > OVERLOOKED_US);
 }
 
-/* all: of a lost mover, and whatever its requests have asked for. */
-static void adopt_gates(int64_t now, bool all)
+/* Served as there is room. */
+static void adopt(uint32_t slot)
 {
+    note_tended(slot, 0);
+    xnat_shm_want(slot);
+}
+
+/* Of a lost mover, and whatever its requests have asked for. */
+static void adopt_gates(void)
+{
+    xb_glance_t g;
     for (uint32_t slot = 0; slot < xb_table_slots(xnat_table); slot++) {
-        xb_view_t v;
-        if (xb_table_view(xnat_table, slot, &v) && v.w.state == XB_MOVING &&
-            (all || is_abandoned(slot, &v, now))) {
-            note_tended(slot, 0);
-            xnat_shm_want(slot); /* served as there is room */
+        if (xb_table_glance(xnat_table, slot, &g) && xb_word_state(g.word) == XB_MOVING) {
+            adopt(slot);
         }
     }
+}
+
+/* ---- the walk */
+
+/* The whole table in twenty ticks: sessions at home at each member are counted, and gates found
+ * that nobody tends. */
+static void walk(int64_t now)
+{
+    static uint32_t next, live[XB_MEMBERS_MAX];
+    uint32_t slots = xb_table_slots(xnat_table), end = next + slots / 20 + 1;
+    for (; next < slots && next < end; next++) {
+        xb_glance_t g;
+        xb_view_t v;
+        if (!xb_table_glance(xnat_table, next, &g)) {
+            continue;
+        }
+        if (xb_word_home(g.word) < XB_MEMBERS_MAX &&
+            !(g.flags & (XB_SESSION_UNPROVEN | XB_SESSION_ENDED)) &&
+            now - g.last_us < LIVE_US) {
+            live[xb_word_home(g.word)]++;
+        }
+        if (xb_word_state(g.word) == XB_MOVING && xb_table_view(xnat_table, next, &v) &&
+            v.w.state == XB_MOVING && is_abandoned(next, &v, now)) {
+            adopt(next);
+        }
+    }
+    if (next < slots) {
+        return;
+    }
+    for (unsigned i = 0; i < XB_MEMBERS_MAX; i++) {
+        __atomic_store_n((uint32_t *)&xnat_members->member[i].sessions, live[i],
+                         __ATOMIC_RELAXED);
+        live[i] = 0;
+    }
+    next = 0;
 }
 
 void xnat_tick_begin(void)
@@ -232,7 +246,7 @@ void xnat_tick_begin(void)
     }
     wanted_seen = __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
     xnat_config_each(meet_members, NULL);
-    adopt_gates(xnat_now_us(), true);
+    adopt_gates();
 }
 
 void xnat_tick_run(int64_t now)
@@ -241,13 +255,12 @@ void xnat_tick_run(int64_t now)
     if (now - children_us >= CHECK_CHILDREN_EVERY_US) {
         children_us = now;
         check_children();
-        adopt_gates(now, false);
     }
     if (now - folded_us >= FOLD_EVERY_US) {
         folded_us = now;
         xnat_config_each(fold_balancer, &now);
     }
-    count_sessions(now);
+    walk(now);
     xnat_choose_run(now);
     xnat_release_tick(now);
 }

@@ -10,22 +10,37 @@
 
 static ap_filter_rec_t *out_filter, *in_filter, *tunnel_out_filter, *tunnel_in_filter;
 
-static apr_uint64_t data_length(const apr_bucket_brigade *bb)
+/* Bytes of data. *whole: the node's answer ended here as it should; a broken one carries an
+ * error bucket. */
+static apr_uint64_t survey(const apr_bucket_brigade *bb, bool *whole)
 {
     apr_uint64_t n = 0;
+    bool broken = false;
     for (apr_bucket *e = APR_BRIGADE_FIRST(bb); e != APR_BRIGADE_SENTINEL(bb);
          e = APR_BUCKET_NEXT(e)) {
-        if (!APR_BUCKET_IS_METADATA(e) && e->length != (apr_size_t)-1) {
-            n += e->length;
+        if (!APR_BUCKET_IS_METADATA(e)) {
+            n += e->length != (apr_size_t)-1 ? e->length : 0;
+        }
+        else if (AP_BUCKET_IS_ERROR(e)) {
+            broken = true;
+        }
+        else if (APR_BUCKET_IS_EOS(e)) {
+            *whole = *whole || !broken;
         }
     }
     return n;
 }
 
+static apr_uint64_t data_length(const apr_bucket_brigade *bb)
+{
+    bool whole = false;
+    return survey(bb, &whole);
+}
+
 static void count_out(xnat_request_t *xr, apr_uint64_t n)
 {
-    xr->bytes_out += n;
-    if (xr->member != XB_MEMBER_NONE && n) {
+    xr->bytes += n;
+    if (n && xr->member != XB_MEMBER_NONE) {
         __atomic_fetch_add((uint64_t *)&xnat_members->member[xr->member].bytes_out, n,
                            __ATOMIC_RELAXED);
     }
@@ -33,24 +48,10 @@ static void count_out(xnat_request_t *xr, apr_uint64_t n)
 
 static void count_in(xnat_request_t *xr, apr_uint64_t n)
 {
-    xr->bytes_in += n;
+    xr->bytes += n;
     if (xr->member != XB_MEMBER_NONE && n) {
         __atomic_fetch_add((uint64_t *)&xnat_members->member[xr->member].bytes_in, n,
                            __ATOMIC_RELAXED);
-    }
-}
-
-/* Did the node's answer end here as it should? A broken one carries an error bucket. */
-static void note_end(xnat_request_t *xr, const apr_bucket_brigade *bb)
-{
-    for (apr_bucket *e = APR_BRIGADE_FIRST(bb); e != APR_BRIGADE_SENTINEL(bb);
-         e = APR_BUCKET_NEXT(e)) {
-        if (AP_BUCKET_IS_ERROR(e)) {
-            return;
-        }
-        if (APR_BUCKET_IS_EOS(e)) {
-            xr->complete = true;
-        }
     }
 }
 
@@ -69,16 +70,15 @@ static apr_status_t refuse(ap_filter_t *f, apr_bucket_brigade *bb)
 
 static apr_status_t pass_out(ap_filter_t *f, apr_bucket_brigade *bb)
 {
-    xnat_request_t *xr = xnat_request_of(f->r);
-    if (!xr || xr->ended) {
+    xnat_request_t *xr = f->ctx;
+    if (xr->r != f->r || xr->ended) { /* the answer of an ErrorDocument */
         ap_remove_output_filter(f);
         return ap_pass_brigade(f->next, bb);
     }
     if (!xr->learned && !xnat_request_learn(xr)) {
         return refuse(f, bb);
     }
-    count_out(xr, data_length(bb));
-    note_end(xr, bb);
+    count_out(xr, survey(bb, &xr->complete));
     return ap_pass_brigade(f->next, bb);
 }
 
@@ -86,8 +86,8 @@ static apr_status_t pass_in(ap_filter_t *f, apr_bucket_brigade *bb, ap_input_mod
                             apr_read_type_e block, apr_off_t want)
 {
     apr_status_t rv = ap_get_brigade(f->next, bb, mode, block, want);
-    xnat_request_t *xr = xnat_request_of(f->r);
-    if (rv == APR_SUCCESS && xr && mode != AP_MODE_SPECULATIVE) {
+    xnat_request_t *xr = f->ctx;
+    if (rv == APR_SUCCESS && xr->r == f->r && mode != AP_MODE_SPECULATIVE) {
         count_in(xr, data_length(bb));
     }
     return rv;
@@ -131,19 +131,35 @@ void xnat_traffic_register_filters(void)
                                                 AP_FTYPE_CONNECTION);
 }
 
-void xnat_traffic_insert_filters(request_rec *r)
+/* HTTP/1 says so in its head; streams of HTTP/2 may have a body that nothing announces. */
+static bool may_have_body(const request_rec *r)
 {
-    if (r->proxyreq && r->filename && !ap_cstr_casecmpn(r->filename, "proxy:balancer:", 15)) {
-        ap_add_output_filter_handle(out_filter, NULL, r, r->connection);
-        ap_add_input_filter_handle(in_filter, NULL, r, r->connection);
+    return r->proto_num >= HTTP_VERSION(2, 0) ||
+           apr_table_get(r->headers_in, "Content-Length") ||
+           apr_table_get(r->headers_in, "Transfer-Encoding");
+}
+
+/* Behind whatever other modules have put there, and before what writes heads. */
+void xnat_traffic_watch(xnat_request_t *xr)
+{
+    request_rec *r = xr->r;
+    ap_add_output_filter_handle(out_filter, xr, r, r->connection);
+    if (may_have_body(r)) {
+        ap_add_input_filter_handle(in_filter, xr, r, r->connection);
     }
 }
 
-void xnat_traffic_watch_tunnel(xnat_request_t *xr)
+/* Only members with upgrade= and those of mod_proxy_wstunnel (ws, wss) switch protocols. */
+static bool may_upgrade(const proxy_worker *w)
+{
+    return *w->s->upgrade || *w->s->scheme == 'w';
+}
+
+void xnat_traffic_watch_tunnel(xnat_request_t *xr, const proxy_worker *worker)
 {
     request_rec *r = xr->r;
-    if (!xr->tunnel_in &&
-        (r->method_number == M_CONNECT || apr_table_get(r->headers_in, "Upgrade"))) {
+    if (!xr->tunnel_in && (r->method_number == M_CONNECT ||
+                           (may_upgrade(worker) && apr_table_get(r->headers_in, "Upgrade")))) {
         xr->tunnel_out = ap_add_output_filter_handle(tunnel_out_filter, xr, r, r->connection);
         xr->tunnel_in = ap_add_input_filter_handle(tunnel_in_filter, xr, r, r->connection);
     }

@@ -9,10 +9,10 @@
 #include "xnat_request.h"
 
 void xnat_traffic_register_filters(void);
-/* insert_filter hook. */
-void xnat_traffic_insert_filters(request_rec *r);
+/* When it is known to be balanced by us, before anything of it is read or sent. */
+void xnat_traffic_watch(xnat_request_t *xr);
 /* From scheme_handler: a request that asks for a tunnel is counted on its connection. */
-void xnat_traffic_watch_tunnel(xnat_request_t *xr);
+void xnat_traffic_watch_tunnel(xnat_request_t *xr, const proxy_worker *worker);
 /* At the end of the request, before its memory goes. */
 void xnat_traffic_unwatch_tunnel(xnat_request_t *xr);
 
