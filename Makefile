@@ -58,6 +58,7 @@ help:
 	@echo 'make unit       C unit tests (ASan+UBSan, or TSan where the name says so)'
 	@echo 'make fuzz-replay / fuzz   replay the corpora / fuzz each parser for FUZZ_SECONDS'
 	@echo 'make tomcat     the real Tomcat of the tests, into $(B)/tomcat'
+	@echo 'make sim        the policy in simulation: tables and plots; SEEDS=16 FULL=1 for all of it'
 	@echo 'make model      check the model of the protocol with Spin'
 	@echo 'make mutants    leave out each rule of the protocol: does a test notice?'
 	@echo 'make bench      beside other balancers, on the wire (docs/benchmarks.md; RUNS=3)'
@@ -198,6 +199,22 @@ fuzz: $(fuzzers)
 	    $$f -max_total_time=$(FUZZ_SECONDS) -timeout=5 -max_len=8192 -print_final_stats=1 \
 	        -artifact_prefix=$(B)/fuzz/$$n- $(B)/fuzz/$$n t/fuzz/corpus/$$n || exit 1; done
 
+# The module's own policy and counters, unchanged, on a simulated clock. No fused multiply-add: figures
+# are frozen to the last bit.
+SIM := $(CORE) -O2 -ffp-contract=off -It/sim
+$(B)/sim/%.o: t/sim/%.c | have-cc
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SIM) -c -o $@ $<
+$(B)/sim/%.o: src/%.c | have-cc
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SIM) -c -o $@ $<
+$(B)/sim/xb_sim: $(patsubst t/sim/%.c,$(B)/sim/%.o,$(wildcard t/sim/*.c)) \
+    $(B)/sim/xb_policy.o $(B)/sim/xb_member.o
+	$(CC) $(CFLAGS) -o $@ $^ $(LIBS)
+
+sim: $(B)/sim/xb_sim
+	t/sim/report $(if $(SEEDS),seeds=$(SEEDS)) $(if $(FULL),full)
+
 model: | have-spin
 	t/model/run
 
@@ -261,5 +278,5 @@ clean:
 .SECONDARY:
 .DELETE_ON_ERROR:
 .PHONY: all help asan controls install uninstall check tests tomcat unit fuzz-replay fuzz model \
-    mutants bench bench-cost bench-deps bench-table bench-mover bench-instructions \
+    sim mutants bench bench-cost bench-deps bench-table bench-mover bench-instructions \
     bench-throughput clean demo demo-up demo-down have-cc have-apxs have-clang have-spin

@@ -109,6 +109,26 @@ bool xb_policy_overload(const xb_load_t *load, unsigned n, const xb_policy_t *p,
     return true;
 }
 
+/* Half of what would make both carry the same. */
+static double most_to_move(const xb_load_t *a, const xb_load_t *b)
+{
+    return (a->traffic / a->weight - b->traffic / b->weight) * b->weight / 2;
+}
+
+bool xb_policy_choose(const xb_load_t *load, const xb_policy_t *p, unsigned from, unsigned to,
+                      double traffic, xb_choice_t *choice)
+{
+    double most = most_to_move(&load[from], &load[to]);
+
+    if (!(load[from].score - load[to].score > p->threshold))
+        return false;
+    if (choice->found && (traffic > most || traffic < choice->traffic))
+        return false;
+    choice->found = true;
+    choice->traffic = traffic > most ? 0 : traffic;
+    return true;
+}
+
 int xb_policy_target(const xb_load_t *load, unsigned n, unsigned home, const bool *visited,
                      unsigned *free_left)
 {

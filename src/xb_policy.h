@@ -47,6 +47,20 @@ int xb_policy_better(const xb_load_t *load, unsigned a, unsigned b);
 bool xb_policy_overload(const xb_load_t *load, unsigned n, const xb_policy_t *p, unsigned *from,
                         unsigned *to);
 
+/* The session that an overload move takes, as far as its home's sessions have been looked at.
+ * Starts as all zero. */
+typedef struct {
+    bool found;
+    double traffic; /* of the one chosen; 0: it would turn the imbalance round */
+} xb_choice_t;
+
+/* Is a session of `from`, whose own decayed traffic is this and which could go to `to`, to be
+ * taken rather than the one chosen before? If so the choice is now this one. The busiest of
+ * those that do not turn the imbalance round is: one move relieves as much as it can. One that
+ * does is taken only if there is no other. */
+bool xb_policy_choose(const xb_load_t *load, const xb_policy_t *p, unsigned from, unsigned to,
+                      double traffic, xb_choice_t *choice);
+
 /* Where one session that must leave `home` should go: the best member that may take it and
  * whose bit is not set in visited[]. -1: none. free_left: how many unvisited candidates remain
  * after it. */

@@ -38,9 +38,8 @@ typedef struct {
     unsigned from, to; /* positions, when overloaded */
     double cost;
     /* best candidate for overload so far */
-    bool found;
+    xb_choice_t choice;
     xnat_job_t best;
-    double best_traffic;
 } plan_t;
 
 #define PLANS_MAX XNAT_BALANCERS_MAX
@@ -130,7 +129,8 @@ static void plan_balancer(xnat_balancer_t *xb, void *ctx)
         return;
     }
     p->xb = xb;
-    p->draining = p->overloaded = p->found = false;
+    p->draining = p->overloaded = false;
+    p->choice = (xb_choice_t){0};
     xnat_fleet_snapshot(xb, false, now, &p->fleet);
     bar_silent(p);
     p->cost = xb_policy_session_cost(p->fleet.load, p->fleet.n);
@@ -314,8 +314,7 @@ static bool may_use_up(const plan_t *p, uint32_t slot, const xb_view_t *v, const
     return xnat_release_works(p->xb, slot, v, now);
 }
 
-/* A session of the overloaded member. The busiest one of those that do not turn the imbalance
- * round is taken: one move relieves as much as it can. */
+/* A session of the overloaded member. */
 static void consider_overload(plan_t *p, uint32_t slot, const xb_view_t *v, int64_t now)
 {
     bool visited[XNAT_FLEET_MAX];
@@ -333,15 +332,10 @@ static void consider_overload(plan_t *p, uint32_t slot, const xb_view_t *v, int6
         tell_no_target(&job, to < 0 ? XB_NO_TARGET : XB_NO_LAST_TARGET, now);
         return;
     }
-    const xb_load_t *a = &p->fleet.load[p->from], *b = &p->fleet.load[to];
-    double most = (a->traffic / a->weight - b->traffic / b->weight) * b->weight / 2;
-    if (a->score - b->score <= p->xb->policy.threshold || (p->found && v->traffic > most) ||
-        (p->found && v->traffic < p->best_traffic)) {
-        return;
+    if (xb_policy_choose(p->fleet.load, &p->xb->policy, p->from, (unsigned)to, v->traffic,
+                         &p->choice)) {
+        p->best = job;
     }
-    p->found = true;
-    p->best = job;
-    p->best_traffic = v->traffic > most ? 0 : v->traffic;
 }
 
 /* Members from which something is to be moved in this tick, idle sessions too or not. */
@@ -402,7 +396,7 @@ static void consider(uint32_t slot, int64_t now)
 static void move_overloaded(plan_t *p, int64_t now)
 {
     const xnat_conf_t *c = &p->xb->conf;
-    if (p->found &&
+    if (p->choice.found &&
         xb_bucket_take(&xnat_shm->balancer[p->xb->record].rate, c->rate, c->burst, now)) {
         carry_out(&p->best, now);
     }

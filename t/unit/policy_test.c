@@ -167,6 +167,29 @@ static void targets(void)
     is_int(left, 2, "all that may take it are candidates");
 }
 
+/* Traffic 1000 at weight 1 against 200 at weight 2: more than 900 turns the imbalance round. */
+static void choices(void)
+{
+    xb_load_t l[] = {LOAD(1, 1000, 3, 5, BOTH), LOAD(2, 200, 1, 5, BOTH)};
+    xb_choice_t c = {0};
+
+    l[0].score = 1.3;
+    l[1].score = 1.1;
+    ok(!xb_policy_choose(l, &policy, 0, 1, 50, &c) && !c.found,
+       "choice: not above the threshold");
+    l[1].score = 0.9;
+    ok(xb_policy_choose(l, &policy, 0, 1, 2000, &c), "choice: too busy a session, if no other");
+    ok(!xb_policy_choose(l, &policy, 0, 1, 901, &c),
+       "choice: another of that kind is no better");
+    ok(xb_policy_choose(l, &policy, 0, 1, 0, &c), "choice: an idle one is");
+    ok(xb_policy_choose(l, &policy, 0, 1, 50, &c), "choice: a busy one even more");
+    ok(!xb_policy_choose(l, &policy, 0, 1, 49, &c), "choice: the busiest one stays");
+    ok(xb_policy_choose(l, &policy, 0, 1, 900, &c), "choice: until the loads are turned round");
+    ok(!xb_policy_choose(l, &policy, 0, 1, 901, &c), "choice: not beyond");
+    ok(c.found, "choice: there is one");
+    is_near(c.traffic, 900, "choice: the last one taken");
+}
+
 static void session_cost(void)
 {
     xb_load_t l[] = {LOAD(1, 300, 3, 5, BOTH), LOAD(1, 100, 1, 3, XB_LOAD_USABLE),
@@ -253,6 +276,7 @@ int main(void)
     overload_rules();
     overload_choice();
     targets();
+    choices();
     session_cost();
     bucket_hour(2, 10, 50000, 10 + 7200);
     bucket_hour(3, 10, 7919, 10 + 10799); /* the last step ends before the last third */
