@@ -56,7 +56,8 @@ my $glue = join '', map { text($_) } glob 'src/xnat_*.c';
 my %said = map { $_ => 1 } $glue =~ /xnat_request_say\(\s*\w+,\s*XB_\w+,\s*(.*?)\);/gs;
 my @reasons = map { /"([a-z-]+)"/g } keys %said;
 my @gate = $glue =~ /\brefuse\(\w+, "([a-z-]+)"/g;
-is_deeply(\@gate, [ 'gate-crowded', 'gate-timeout' ], "the gate's reasons are found in the code");
+is_deeply(\@gate, [ 'gate-crowded', 'gate-timeout', 'not-taken-over' ],
+          "the gate's reasons are found in the code");
 push @reasons, @gate;
 cmp_ok(scalar @reasons, '>', 10, 'and all others');
 is_deeply([ grep { $reference !~ /`\Q$_\E`/ } @reasons ], [],
