@@ -45,6 +45,8 @@ for my $serializer (qw(java kryo)) {
     is("@large{qw(version valid id)}", "2 1 $id", 'a large value has the same head');
 
     my $guest = $msm->ask($tc, '/', undef)->{id};
+    # MSM stores when it has answered: later than the login, it would make the old key anew.
+    wait_for { $msm->value($guest) } 5, "the guest's key";
     my $bob = $msm->post_login($tc, 'bob', $guest)->{id};
     isnt($msm->base($bob), $msm->base($guest), 'a login changes the base id');
     wait_for { $msm->value($bob) && !$msm->keys($msm->base($guest)) } 5, 'only the new key';
@@ -61,5 +63,38 @@ for my $serializer (qw(java kryo)) {
     my $keys = $msm->ask($tc, '/app/read', $bob)->{json}{keys};
     is_deeply($keys, [qw(a b)], 'all of it survives a restart');
     is_deeply([$tc->severe], [], 'no complaint');
+}
+# Why the README wants backgroundProcessorDelay="1". Both sessions are only read, all the time.
+{
+    # Keys of these live for 10 - 6 and for 3 + 6 seconds: MSM adds six delays, and none is -1.
+    my %life = (never => { delay => -1, max_inactive => 10 },
+                often => { delay => 1, max_inactive => 3 });
+    my $renewing = XB::Msm->new($t, 2);
+    my %renews = map {
+        $_ => XB::Tomcat->start($t, route => $_, contexts => ['/'], memcached => $renewing->nodes,
+                                %{$life{$_}});
+    } keys %life;
+    $_->wait_ready for values %renews;
+    my %id = map { $_ => $renewing->login($renews{$_}, $_) } keys %life;
+    my %ttl = map { $_ => [ $renewing->ttl($id{$_}) ] } keys %life;
+    cmp_ok($ttl{never}[0], '<=', 4, 'delay -1: the key lives for 6 s less than the session');
+    cmp_ok($ttl{often}[0], '>', 3, 'delay 1: for up to 6 s more');
+    my $read = sub ($name) {
+        return $renewing->ask($renews{$name}, '/app/read', $id{$name})->{status};
+    };
+    my (%status, $renewed);
+    wait_for {
+        $status{$_}{ $read->($_) }++ for keys %life;
+        push @{$ttl{$_}}, $renewing->ttl($id{$_}) // 'gone' for keys %life;
+        $renewed ||= $ttl{often}[-1] ne 'gone' && $ttl{often}[-1] > $ttl{often}[-2];
+        $renewed && $ttl{never}[-1] eq 'gone';
+    } 15, 'one key to be renewed and the other to run out';
+    pass('delay 1: the key of a session in use is renewed');
+    ok(!(grep { $_ eq 'gone' } @{$ttl{often}}), '... before it runs out');
+    pass('delay -1: it is not, and runs out');
+    is(scalar(grep { $ttl{never}[$_] ne 'gone' && $ttl{never}[ $_ - 1 ] eq 'gone' }
+                  1 .. $#{$ttl{never}}), 0, '... for good');
+    is_deeply([ map { keys %{$status{$_}} } keys %life ], [ 200, 200 ],
+              'while both sessions are alive');
 }
 $t->finish;
