@@ -64,6 +64,11 @@ typedef struct {
     int32_t max_inactive_s;                                                 /* <= 0: never */
 } xb_msm_head_t;
 
+/* What Java serialization writes for an attribute that it could not write, as a string of that
+ * length; before it stands an exception, at which reading ends: no node can load such a
+ * session. Its first byte occurs only once. */
+#define XB_MSM_NOT_SERIALIZABLE "t\0\x20___NOT_SERIALIZABLE_EXCEPTION___"
+
 /* Checks the first `got` bytes of a stored session against the id that it must hold.
  * now_ms: wall clock, milliseconds since 1970. margin_s: how long it must still live. */
 xb_msm_verdict_t xb_msm_value_check(const uint8_t *value, size_t got, xb_span_t id,

@@ -25,6 +25,7 @@ static const char *const refusals[XB_REFUSALS] = {
     [XB_NO_MARKER_OTHER] = "store-value-of-another-session",
     [XB_NO_MARKER_INVALID] = "session-invalid",
     [XB_NO_MARKER_EXPIRING] = "session-expiring",
+    [XB_NO_MARKER_BROKEN] = "not-serializable",
     [XB_NO_VALIDITY] = "no-validity",
     [XB_NO_LOCK] = "locked",
     [XB_NO_PATH] = "cookie-path-unknown",

@@ -31,13 +31,14 @@ typedef enum {
     XB_NO_MARKER_OTHER, /* it holds another session's id */
     XB_NO_MARKER_INVALID,
     XB_NO_MARKER_EXPIRING,
-    XB_NO_VALIDITY, /* non-sticky: the session is there, its validity is not */
-    XB_NO_LOCK,     /* non-sticky: a request of the session holds MSM's lock */
-    XB_NO_PATH,     /* below which path the node expects the session's cookie is not known */
-    XB_NO_FLUSH,    /* the home did not answer the flush */
-    XB_NO_RENAMED,  /* the home gave the session another id while it was flushed */
-    XB_NO_READY, /* the target did not answer a HEAD without cookie: nothing was sent to it */
-    XB_NO_PROBE, /* the target refused or broke the takeover probe */
+    XB_NO_MARKER_BROKEN, /* an attribute could not be serialized: no node can load it */
+    XB_NO_VALIDITY,      /* non-sticky: the session is there, its validity is not */
+    XB_NO_LOCK,          /* non-sticky: a request of the session holds MSM's lock */
+    XB_NO_PATH,    /* below which path the node expects the session's cookie is not known */
+    XB_NO_FLUSH,   /* the home did not answer the flush */
+    XB_NO_RENAMED, /* the home gave the session another id while it was flushed */
+    XB_NO_READY,   /* the target did not answer a HEAD without cookie: nothing was sent to it */
+    XB_NO_PROBE,   /* the target refused or broke the takeover probe */
     XB_NO_PROBE_LATE,   /* the target did not answer it in time */
     XB_NO_PROOF_COOKIE, /* the target's answer did not take the session over */
     XB_NO_PROOF_NODE,   /* the target took it over and gave it another memcached node */

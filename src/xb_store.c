@@ -301,15 +301,28 @@ static xb_store_rc_t get(xb_store_t *st, unsigned node, xb_store_reply_t *reply,
 xb_store_rc_t xb_store_get(xb_store_t *st, unsigned node, const char *key, void *buf,
                            size_t cap, size_t *got, size_t *total, int64_t budget_us)
 {
+    bool holds;
+
+    return xb_store_search(st, node, key, buf, cap, got, total, (xb_span_t){NULL, 0}, &holds,
+                           budget_us);
+}
+
+xb_store_rc_t xb_store_search(xb_store_t *st, unsigned node, const char *key, void *buf,
+                              size_t cap, size_t *got, size_t *total, xb_span_t find,
+                              bool *holds, int64_t budget_us)
+{
     xb_store_reply_t reply;
     xb_store_rc_t rc;
 
     xb_store_reply_get(&reply, &key, 1, buf, cap);
+    reply.find = find.p;
+    reply.find_n = find.n;
     rc = get(st, node, &reply, budget_us);
     if (rc == XB_STORE_LATE && reply.got == cap && reply.total > cap)
         rc = XB_STORE_FOUND; /* all that was wanted came in time; the connection is closed */
     *got = rc == XB_STORE_FOUND ? reply.got : 0;
     *total = rc == XB_STORE_FOUND ? reply.total : 0;
+    *holds = rc == XB_STORE_FOUND && reply.holds;
     return rc;
 }
 

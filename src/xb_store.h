@@ -7,6 +7,7 @@
 #define XB_STORE_H
 
 #include <netinet/in.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -59,6 +60,12 @@ void xb_store_look_up(xb_store_t *st);
  * connection is closed then. */
 xb_store_rc_t xb_store_get(xb_store_t *st, unsigned node, const char *key, void *buf,
                            size_t cap, size_t *got, size_t *total, int64_t budget_us);
+
+/* The same, and whether the value has these bytes somewhere, the first of which occurs only
+ * once in them. False also for what was not read in time. */
+xb_store_rc_t xb_store_search(xb_store_t *st, unsigned node, const char *key, void *buf,
+                              size_t cap, size_t *got, size_t *total, xb_span_t find,
+                              bool *holds, int64_t budget_us);
 
 /* Which of `n` keys (1 to 32) are there: bit i of *mask; ABSENT: none. One round trip. */
 xb_store_rc_t xb_store_which(xb_store_t *st, unsigned node, const char *const *keys, unsigned n,

@@ -2,7 +2,6 @@
 /* memcached's answers, parsed strictly and in bounded memory. */
 #include "xb_store_reply.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 void xb_store_reply_get(xb_store_reply_t *r, const char *const *keys, unsigned n, void *buf,
@@ -65,7 +64,7 @@ static xb_reply_rc_t value_line(xb_store_reply_t *r)
     p++; /* at most onto the line end, where there is no number */
     if (!number(&p, end, XB_STORE_VALUE_MAX, &bytes) || p != end)
         return XB_REPLY_BAD;
-    r->got = 0;
+    r->got = r->matched = 0;
     r->total = (size_t)bytes;
     r->left = bytes + 2;
     return XB_REPLY_MORE;
@@ -117,6 +116,23 @@ static size_t feed_line(xb_store_reply_t *r, const char *p, size_t n)
     return take;
 }
 
+/* `find` may lie across pieces of any size. Its first byte occurs only once in it: a match that
+ * breaks off can begin anew only at the byte that broke it. */
+static void look_for(xb_store_reply_t *r, const char *p, size_t n)
+{
+    const char *end = p + n;
+
+    while (!r->holds && p < end) {
+        if (r->matched == 0 && !(p = memchr(p, r->find[0], (size_t)(end - p))))
+            return;
+        if (*p != r->find[r->matched])
+            r->matched = *p == r->find[0];
+        else if (++r->matched == r->find_n)
+            r->holds = true;
+        p++;
+    }
+}
+
 /* Takes bytes of a value: keeps its beginning, wants CR LF after its end. */
 static size_t feed_value(xb_store_reply_t *r, const char *p, size_t n)
 {
@@ -132,6 +148,8 @@ static size_t feed_value(xb_store_reply_t *r, const char *p, size_t n)
     keep = r->cap - r->got < take ? r->cap - r->got : take;
     if (keep > 0)
         memcpy(r->buf + r->got, p, keep);
+    if (r->find)
+        look_for(r, p, take);
     r->got += keep;
     r->left -= take;
     return take;

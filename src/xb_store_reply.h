@@ -5,6 +5,7 @@
 #ifndef XB_STORE_REPLY_H
 #define XB_STORE_REPLY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,13 +24,19 @@ typedef struct {
     unsigned n;
     uint8_t *buf; /* the first `cap` bytes of values go here; the caller's */
     size_t cap;
+    /* set by the caller, or NULL: bytes to look for in the values, whose first one occurs
+     * nowhere else in them */
+    const char *find;
+    size_t find_n;
     /* results */
+    bool holds;        /* some value has them */
     uint32_t mask;     /* bit i: keys[i] has a value */
     size_t got, total; /* of the last value: bytes kept, its whole length */
     /* how far it is */
     xb_reply_rc_t rc;
     uint64_t left; /* bytes of value and its line end still to come; 0: within a line */
     unsigned len;
+    size_t matched; /* bytes of find, at the end of what has come of a value */
     char line[XB_STORE_LINE_MAX];
 } xb_store_reply_t;
 

@@ -129,6 +129,8 @@ static xb_refusal_t read_key(xnat_hands_t *hands, const xnat_balancer_t *xb, con
                              const char *kind, uint8_t value[XB_MSM_HEAD_SIZE], size_t *got,
                              size_t *total)
 {
+    static const char broken[] = XB_MSM_NOT_SERIALIZABLE;
+    bool is_broken;
     char key[XB_MSM_KEY_MAX + 1];
     int node = xb_msm_node_of(xb->conf.nodes, id);
     if (node < 0) {
@@ -140,12 +142,15 @@ static xb_refusal_t read_key(xnat_hands_t *hands, const xnat_balancer_t *xb, con
     if (!allowed(hands, xb, (unsigned)node)) {
         return XB_NO_STORE;
     }
-    xb_store_rc_t rc = xb_store_get(store_of(hands, xb), (unsigned)node, key, value,
-                                    XB_MSM_HEAD_SIZE, got, total, budget(hands, xb));
+    xb_store_rc_t rc = xb_store_search(
+        store_of(hands, xb), (unsigned)node, key, value, XB_MSM_HEAD_SIZE, got, total,
+        (xb_span_t){broken, sizeof broken - 1}, &is_broken, budget(hands, xb));
     if (!answered(xb, (unsigned)node, rc)) {
         return down(rc);
     }
-    return rc == XB_STORE_FOUND ? XB_REFUSALS : XB_NO_MARKER;
+    return rc != XB_STORE_FOUND         ? XB_NO_MARKER
+           : is_broken && XB_RULE(KEYS) ? XB_NO_MARKER_BROKEN
+                                        : XB_REFUSALS;
 }
 
 /* Non-sticky mode, when the session itself is `stored`. MSM's lock is that of a request under

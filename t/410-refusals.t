@@ -24,6 +24,8 @@ my %before = (
         sub ($id) { $rig->store('m2')->set('xnat-balance:pin:' . $base->($id), 'import') } ],
     'store-value-unknown' => [ sub ($id) { $m1->set($id, "\1") },
                                sub ($id) { $value->($id, version => 3) } ],
+    'not-serializable' => [ sub ($id) {
+        $m1->set($id, XB::FakeMsm->value($id) . "t\0 ___NOT_SERIALIZABLE_EXCEPTION___") } ],
     'store-value-of-another-session' => [ sub ($id) { $value->($id, id => $stranger) } ],
     'session-invalid' => [ sub ($id) { $value->($id, valid => 0) } ],
     'session-expiring' => [ sub ($id) { $value->($id, max_inactive => 9) },
@@ -77,7 +79,7 @@ for my $word (sort keys %at_target) {
     }
 }
 my ($restless) = $session->('never-quiet');
-my $download = $rig->send($restless, '/trickle?n=80&ms=100');
+my $download = $rig->send($restless, '/trickle?n=130&ms=100');
 $rig->login('good', 'n1');
 # MSM may not store a session under the id that it gets by a login; the flush makes it.
 $m1->delete($rig->login('unstored', 'n1'));

@@ -145,6 +145,33 @@ static void values_kept(void)
     is_mem((char *)buf, 8, "abcd####", "and not one more");
 }
 
+/* Across any two pieces; after a beginning that leads nowhere; in one value of two. */
+static void bytes_found(void)
+{
+    static const char text[] = "VALUE k2 0 3\r\ntno\r\nVALUE k 0 9\r\nxxttt\0_no\r\nEND\r\n";
+    static const char *const other[] = {"t\0_yes", "t\0_no!", "t\0no", "tno\r"};
+    xb_store_reply_t r;
+    size_t n = sizeof text - 1;
+    unsigned bad = 0;
+
+    for (size_t cut = 0; cut <= n; cut++) {
+        xb_store_reply_get(&r, keys, 3, NULL, 0);
+        r.find = "t\0_no";
+        r.find_n = 5;
+        xb_store_reply_feed(&r, text, cut);
+        bad += xb_store_reply_feed(&r, text + cut, n - cut) != XB_REPLY_FOUND || !r.holds;
+    }
+    is_int(bad, 0, "bytes are found in a value, in whatever pieces it comes");
+    bad = 0;
+    for (size_t i = 0; i < 4; i++) {
+        xb_store_reply_get(&r, keys, 3, NULL, 0);
+        r.find = other[i];
+        r.find_n = i < 2 ? 6 : 4;
+        bad += xb_store_reply_feed(&r, text, n) != XB_REPLY_FOUND || r.holds;
+    }
+    is_int(bad, 0, "others are not");
+}
+
 static void longest_and_endless_lines(void)
 {
     char key[251], text[400];
@@ -171,6 +198,7 @@ int main(void)
     lies();
     lines();
     values_kept();
+    bytes_found();
     longest_and_endless_lines();
     return done();
 }
