@@ -3,7 +3,6 @@
 #include "xb_store.h"
 
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
@@ -33,10 +32,11 @@ static int64_t clock_us(void)
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-void xb_store_init(xb_store_t *st, const xb_msm_nodes_t *nodes)
+void xb_store_init(xb_store_t *st, const xb_msm_nodes_t *nodes, xb_store_names_t *names)
 {
     memset(st, 0, sizeof *st);
     st->nodes = nodes;
+    st->names = names;
     for (unsigned i = 0; i < XB_MSM_NODES_MAX; i++)
         st->peer[i].fd = -1;
 }
@@ -56,42 +56,20 @@ void xb_store_close(xb_store_t *st)
 
 /* ---- addresses */
 
-static void keep_addresses(xb_store_peer_t *peer, const struct addrinfo *list)
+/* A name's are those that its thread has found: nothing here waits for DNS. */
+static bool know(xb_store_t *st, unsigned node)
 {
-    for (; list && peer->addrs < XB_STORE_ADDRS_MAX; list = list->ai_next) {
-        if (list->ai_addrlen <= sizeof peer->addr[0])
-            memcpy(&peer->addr[peer->addrs++], list->ai_addr, list->ai_addrlen);
-    }
-}
-
-/* A numeric address never waits for DNS. */
-static bool look_up(xb_store_peer_t *peer, const xb_msm_node_t *node)
-{
-    struct addrinfo hints = {.ai_family = AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM,
-                             .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *list;
-    char port[8];
+    xb_store_peer_t *peer = &st->peer[node];
 
     if (peer->addrs > 0)
         return true;
-    snprintf(port, sizeof port, "%u", node->port);
     peer->at = 0;
-    peer->by_name = getaddrinfo(node->host, port, &hints, &list) != 0;
-    if (peer->by_name) {
-        hints.ai_flags = AI_NUMERICSERV;
-        if (getaddrinfo(node->host, port, &hints, &list) != 0)
-            return false;
+    peer->addrs = (uint8_t)xb_store_numeric(&st->nodes->node[node], peer->addr);
+    if (peer->addrs == 0 && st->names) {
+        peer->by_name = 1;
+        peer->addrs = (uint8_t)xb_store_names_get(st->names, node, peer->addr);
     }
-    keep_addresses(peer, list);
-    freeaddrinfo(list);
     return peer->addrs > 0;
-}
-
-void xb_store_look_up(xb_store_t *st)
-{
-    for (unsigned i = 0; i < st->nodes->count; i++)
-        look_up(&st->peer[i], &st->nodes->node[i]);
 }
 
 /* ---- bytes on a connection, until the deadline */
@@ -145,7 +123,7 @@ static io_t connect_to(xb_store_peer_t *peer, const xb_store_addr_t *addr, int64
 }
 
 /* Tries each address once, within the deadline. One that failed is not the first to be tried
- * the next time; when all of a name's have failed they are looked up again. */
+ * the next time; when all of a name's have failed they are forgotten. */
 static io_t connect_any(xb_store_peer_t *peer, int64_t deadline_us)
 {
     io_t io = IO_DOWN;
@@ -245,9 +223,11 @@ static xb_store_rc_t call(xb_store_t *st, unsigned node, command_t c, xb_store_r
     if (node >= st->nodes->count)
         return XB_STORE_DOWN;
     peer = &st->peer[node];
-    if (!look_up(peer, &st->nodes->node[node]))
+    if (!know(st, node))
         return XB_STORE_DOWN;
     io = talk(peer, c, reply, clock_us() + budget_us);
+    if (peer->addrs == 0 && st->names)
+        xb_store_names_want(st->names, node);
     if (io == IO_OK && reply->rc == XB_REPLY_FOUND)
         return XB_STORE_FOUND;
     if (io == IO_OK && reply->rc == XB_REPLY_ABSENT)

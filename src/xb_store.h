@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "xb_msm.h"
+#include "xb_store_names.h"
 
 typedef enum {
     XB_STORE_FOUND,
@@ -21,36 +22,25 @@ typedef enum {
     XB_STORE_BADKEY /* an argument that memcached could misread; nothing was sent */
 } xb_store_rc_t;
 
-#define XB_STORE_ADDRS_MAX 4
-
-typedef union {
-    struct sockaddr any;
-    struct sockaddr_in v4;
-    struct sockaddr_in6 v6;
-} xb_store_addr_t;
-
 /* One node as this thread knows it. */
 typedef struct {
     int fd;            /* -1: closed */
     uint8_t addrs, at; /* addresses known (0: not looked up yet), the one to try first */
-    uint8_t by_name;   /* looked up in DNS: forgotten when none of them answers */
+    uint8_t by_name;   /* of a name: forgotten when none of them answers */
     xb_store_addr_t addr[XB_STORE_ADDRS_MAX];
 } xb_store_peer_t;
 
 /* One thread's connections, embedded in the caller's memory; opened when first needed. */
 typedef struct {
     const xb_msm_nodes_t *nodes; /* outlives the store */
+    xb_store_names_t *names;     /* likewise */
     xb_store_peer_t peer[XB_MSM_NODES_MAX];
 } xb_store_t;
 
-void xb_store_init(xb_store_t *st, const xb_msm_nodes_t *nodes);
+/* names: where the addresses of nodes that are given by name come from. NULL: there is none;
+ * such a node is DOWN, as one whose name is not found yet. */
+void xb_store_init(xb_store_t *st, const xb_msm_nodes_t *nodes, xb_store_names_t *names);
 void xb_store_close(xb_store_t *st);
-
-/* Finds the addresses of all nodes. May wait for DNS, once per node given by name: called in
- * the store's thread before any session depends on it. Verbs do the same where it was left out,
- * or when all addresses of a name have failed; that wait is the only one outside their budget.
- */
-void xb_store_look_up(xb_store_t *st);
 
 /* All verbs: node is an index of `nodes`; budget_us is the most that the call may take, connect
  * included. Keys have 1 to 250 bytes, none of them a blank, a control character or DEL. */

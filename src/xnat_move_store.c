@@ -5,6 +5,7 @@
 
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
+#include "xnat_names.h"
 
 /* A session that dies within this time is not worth a move, and might die during it. */
 #define MARGIN_S 10
@@ -21,8 +22,7 @@ static xb_store_t *store_of(xnat_hands_t *hands, const xnat_balancer_t *xb)
         hands->store[0] = hands->store[--hands->stores];
     }
     xb_store_t *st = &hands->store[hands->stores++];
-    xb_store_init(st, xb->conf.nodes);
-    xb_store_look_up(st); /* DNS may take its time: not at a shut gate */
+    xb_store_init(st, xb->conf.nodes, xnat_names_of(xb->conf.nodes));
     return st;
 }
 

@@ -13,6 +13,7 @@
 
 #include "mod_xnat_balance.h"
 #include "xnat_log.h"
+#include "xnat_names.h"
 #include "xnat_release.h"
 #include "xnat_sentinel.h"
 #include "xnat_tick.h"
@@ -43,13 +44,13 @@ static struct {
     server_rec *server;
     apr_thread_mutex_t *lock;
     apr_thread_cond_t *work, *nap;
-    apr_thread_t *thread, *worker[WORKERS], *sentinel;
+    apr_thread_t *thread, *worker[WORKERS], *sentinel, *names;
     queue_t urgent, chosen;
     uint32_t busy; /* workers with a job in hand */
     bool stopping;
     bool complete, told;  /* all threads run; that they do not has been said */
     int64_t start_us;     /* when those that do not run may be tried again */
-    apr_uint32_t unwatch; /* ends the sentinel */
+    apr_uint32_t unwatch; /* ends the sentinel and the names' thread */
     uint64_t lease;       /* as we last wrote it; 0: not ours */
 } mover;
 
@@ -210,6 +211,7 @@ static void *APR_THREAD_FUNC work(apr_thread_t *thread, void *data)
         xnat_log_server(APLOG_ERR, 0, mover.server, XB(0310), "no memory for a mover's worker");
         return NULL;
     }
+    xnat_names_wait();
     while (next_job((unsigned)(uintptr_t)data, &job)) {
         if (job.kind == XNAT_JOB_RELEASE || job.kind == XNAT_JOB_TRY) {
             xnat_release_run(&hands, &job);
@@ -250,6 +252,14 @@ static void *APR_THREAD_FUNC watch(apr_thread_t *thread, void *data)
     return NULL;
 }
 
+static void *APR_THREAD_FUNC look_up_names(apr_thread_t *thread, void *data)
+{
+    (void)thread;
+    (void)data;
+    xnat_names_run(&mover.unwatch);
+    return NULL;
+}
+
 /* With the lease, and again every ten seconds if one could not be started. */
 static void start_threads(int64_t now)
 {
@@ -257,6 +267,9 @@ static void start_threads(int64_t now)
         return;
     }
     apr_status_t rv = mover.sentinel ? APR_SUCCESS : start(&mover.sentinel, watch, 0);
+    if (rv == APR_SUCCESS && !mover.names && xnat_names_any()) {
+        rv = start(&mover.names, look_up_names, 0);
+    }
     for (unsigned i = 0; i < WORKERS && rv == APR_SUCCESS; i++) {
         rv = mover.worker[i] ? APR_SUCCESS : start(&mover.worker[i], work, i);
     }
@@ -334,6 +347,9 @@ static apr_status_t join(void *unused)
     if (mover.sentinel) {
         apr_thread_join(&rv, mover.sentinel);
     }
+    if (mover.names) {
+        apr_thread_join(&rv, mover.names);
+    }
     for (int i = 0; i < WORKERS; i++) {
         if (mover.worker[i]) {
             apr_thread_join(&rv, mover.worker[i]);
@@ -348,6 +364,7 @@ void xnat_mover_child_init(apr_pool_t *pchild, server_rec *s)
         return;
     }
     mover.server = s;
+    xnat_names_child_init(pchild);
     /* A pool of its own allocator: threads use it while the child's pool is in others' hands.
      */
     apr_allocator_t *allocator;

@@ -122,7 +122,7 @@ subtest 'nobody has it' => sub {
 # Nothing says yet where the application is, so the administrator has to.
 subtest 'its home is gone as well' => sub {
     my @some = $x->at('n1', 3);
-    $h->set_conf($rig->conf("${CONF}XnatBalanceProbe /_probe"));
+    $h->set_conf($rig->conf("${CONF}XnatBalanceMemcachedTimeout 500ms\nXnatBalanceProbe /_probe"));
     $restart->();
     $rig->node('n1')->stop;
     $x->rescued($x->burst(@some));

@@ -215,10 +215,10 @@ static void too_late(void)
     ok(now_us() - start < BUDGET && store.peer[0].fd < 0, "the rest is not waited for");
     full = listen_on_loopback(&nodes.node[0].port, 0);
     fill_backlog(nodes.node[0].port, fd);
-    xb_store_init(&store, &nodes);
+    xb_store_init(&store, &nodes, NULL);
     is_late("a full backlog");
     nodes.node[0].port = server.port;
-    xb_store_init(&store, &nodes);
+    xb_store_init(&store, &nodes, NULL);
     close(full);
     for (int i = 0; i < 4; i++)
         close(fd[i]);
@@ -236,12 +236,12 @@ static void refused(void)
 
     close(listen_on_loopback(&port, 1));
     nodes.node[0].port = port;
-    xb_store_init(&store, &nodes);
+    xb_store_init(&store, &nodes, NULL);
     start = now_us();
     is_int(get(BUDGET), XB_STORE_DOWN, "nobody listens: DOWN");
     ok(now_us() - start < BUDGET / 2, "at once");
     nodes.node[0].port = server.port;
-    xb_store_init(&store, &nodes);
+    xb_store_init(&store, &nodes, NULL);
 }
 
 static void reconnects(void)
@@ -312,15 +312,19 @@ static void names(void)
 {
     xb_msm_nodes_t two = {.count = 2,
                           .node = {{.host = "localhost"}, {.host = "no..host", .port = 1}}};
+    xb_store_names_t found;
     xb_store_t other;
     size_t got, total;
 
     two.node[0].port = server.port;
     xb_store_close(&store);
-    xb_store_init(&other, &two);
-    xb_store_look_up(&other);
-    ok(other.peer[0].addrs > 0 && other.peer[1].addrs == 0,
-       "names are looked up before the work");
+    xb_store_names_init(&found, &two);
+    xb_store_init(&other, &two, &found);
+    is_int(xb_store_get(&other, 0, "k", NULL, 0, &got, &total, BUDGET), XB_STORE_DOWN,
+           "a name that has not been looked up is DOWN");
+    xb_store_names_find(&found);
+    ok(found.node[0].n > 0 && !found.node[0].wanted && found.node[1].wanted,
+       "names are looked up for all stores");
     is_int(xb_store_get(&other, 0, "k", NULL, 0, &got, &total, BUDGET), XB_STORE_ABSENT,
            "a host by name, whichever of its addresses answers");
     is_int(xb_store_get(&other, 1, "k", NULL, 0, &got, &total, BUDGET), XB_STORE_DOWN,
@@ -333,10 +337,13 @@ static void second_address(void)
 {
     xb_msm_nodes_t one = {.count = 1, .node = {{.host = "localhost"}}};
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    xb_store_names_t found;
     xb_store_t other;
     size_t got, total;
 
-    xb_store_init(&other, &one);
+    xb_store_names_init(&found, &one);
+    found.node[0].wanted = false;
+    xb_store_init(&other, &one, &found);
     other.peer[0].addrs = 2;
     other.peer[0].by_name = 1;
     close(listen_on_loopback(&one.node[0].port, 1));
@@ -351,7 +358,7 @@ static void second_address(void)
     other.peer[0].addr[1] = other.peer[0].addr[0];
     is_int(xb_store_get(&other, 0, "k", NULL, 0, &got, &total, BUDGET), XB_STORE_DOWN,
            "no address answers");
-    is_int(other.peer[0].addrs, 0, "the name is looked up again");
+    ok(other.peer[0].addrs == 0 && found.node[0].wanted, "the name is looked up again");
     xb_store_close(&other);
 }
 
@@ -363,7 +370,7 @@ static void against_script(void)
     server.listener = listen_on_loopback(&server.port, 16);
     nodes.node[0].port = server.port;
     pthread_create(&thread, NULL, run_server, NULL);
-    xb_store_init(&store, &nodes);
+    xb_store_init(&store, &nodes, NULL);
     files = open_files();
     good_answers();
     other_verbs();
@@ -401,7 +408,7 @@ static void against_memcached(uint16_t port)
     memset(value, 'v', 199);
     value[199] = '\0';
     nodes.node[0].port = port;
-    xb_store_init(&store, &nodes);
+    xb_store_init(&store, &nodes, NULL);
     is_int(xb_store_get(&store, 0, "absent", buf, 200, &got, &total, BUDGET), XB_STORE_ABSENT,
            "get: absent");
     is_int(xb_store_set(&store, 0, keys[1], "n1", 60, BUDGET), XB_STORE_FOUND, "set");
@@ -429,7 +436,7 @@ static void against_memcached(uint16_t port)
 static void against_frozen(uint16_t port)
 {
     nodes.node[0].port = port;
-    xb_store_init(&store, &nodes);
+    xb_store_init(&store, &nodes, NULL);
     is_late("a frozen memcached");
 }
 
