@@ -125,6 +125,7 @@ uint32_t xb_table_find(const xb_table_t *t, uint64_t tag)
     _Atomic uint64_t *tags = xb_table_tags(t);
     uint32_t bucket[2];
     xb_table_buckets(t, tag, bucket);
+    __builtin_prefetch(&tags[bucket[1] * XB_BUCKET]); /* both are on their way at once */
     for (unsigned b = 0; b < 2; b++)
         for (uint32_t i = bucket[b] * XB_BUCKET, end = i + XB_BUCKET; i < end; i++)
             if (atomic_load_explicit(&tags[i], memory_order_acquire) == tag)

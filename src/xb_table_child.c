@@ -284,7 +284,8 @@ xb_enter_t xb_table_enter_at(xb_table_t *t, unsigned child, uint64_t tag, int64_
     for (uint32_t slot, claim; (slot = xb_table_find(t, tag)) != XB_SLOT_NONE;) {
         xb_entry_t *e = xb_table_entry(t, slot);
         uint64_t w;
-        __builtin_prefetch(e, 1);
+        __builtin_prefetch(e, 1); /* what a request changes lies in one cache line or two */
+        __builtin_prefetch(&e->gated_us, 1);
         if (!take_claim(t, child, slot, &claim))
             return pass_uncounted(t, child, slot, tag, now_us, ref);
         _Atomic uint64_t *own = &xb_table_row(t, child)->claim[claim];

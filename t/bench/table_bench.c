@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How many requests per second the session table lets in and out again: one thread, then four
- * processes of four threads; over few sessions (in the cache) and over all of them.
- * cc -O2 -std=c11 -D_GNU_SOURCE -Isrc t/bench/table_bench.c src/xb_table*.c -lm -pthread */
+ * processes of four and of sixteen threads; over few sessions (in the cache), the default
+ * number and a million. All in turn, ROUNDS times, since other work on the machine comes and
+ * goes: make bench-table */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "xb_table.h"
 
-#define SESSIONS 65536u
-#define PAIRS 4000000u
+#define SESSIONS 1000000u
+#define PAIRS 2000000u
+#define ROUNDS 9
 
 static xb_table_t *table;
 static unsigned among, pairs;
@@ -62,9 +65,22 @@ static void process(unsigned p, unsigned threads)
     xb_table_child_close(table, (unsigned)child);
 }
 
-static void measure(unsigned processes, unsigned threads, unsigned sessions)
+static int64_t cpu_us(void)
 {
-    int64_t from = now_us();
+    struct rusage used;
+    getrusage(RUSAGE_CHILDREN, &used);
+    return (used.ru_utime.tv_sec + used.ru_stime.tv_sec) * INT64_C(1000000) +
+           used.ru_utime.tv_usec + used.ru_stime.tv_usec;
+}
+
+typedef struct {
+    double wall, cpu;
+} rate_t;
+
+/* Requests per second and per second of processor time, in millions. */
+static rate_t measure(unsigned processes, unsigned threads, unsigned sessions)
+{
+    int64_t from = now_us(), cpu_from = cpu_us();
     among = sessions;
     pairs = PAIRS / processes / threads;
     for (unsigned p = 0; p < processes; p++)
@@ -74,8 +90,37 @@ static void measure(unsigned processes, unsigned threads, unsigned sessions)
         }
     while (wait(NULL) > 0)
         ;
-    printf("%u x %2u threads, %5u sessions: %.2f million requests in and out per second\n",
-           processes, threads, sessions, PAIRS / (double)(now_us() - from));
+    double all = pairs * processes * threads;
+    return (rate_t){all / (double)(now_us() - from), all / (double)(cpu_us() - cpu_from)};
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void measure_all(void)
+{
+    static const unsigned processes[] = {1, 4, 4}, threads[] = {1, 4, 16},
+                          sessions[] = {512, 65536, SESSIONS};
+    double wall[9][ROUNDS], cpu[9][ROUNDS];
+    for (unsigned round = 0; round < ROUNDS; round++)
+        for (unsigned i = 0; i < 9; i++) {
+            rate_t r = measure(processes[i % 3], threads[i % 3], sessions[i / 3]);
+            wall[i][round] = r.wall;
+            cpu[i][round] = r.cpu;
+        }
+    printf("requests in and out, millions; %u times, median (lowest to highest)\n%37s%22s\n",
+           ROUNDS, "a second", "a second of a core");
+    for (unsigned i = 0; i < 9; i++) {
+        qsort(wall[i], ROUNDS, sizeof wall[i][0], by_size);
+        qsort(cpu[i], ROUNDS, sizeof cpu[i][0], by_size);
+        printf("%7u sessions, %u x %2u %6.2f (%.2f to %.2f) %6.2f (%.2f to %.2f)\n",
+               sessions[i / 3], processes[i % 3], threads[i % 3], wall[i][ROUNDS / 2],
+               wall[i][0], wall[i][ROUNDS - 1], cpu[i][ROUNDS / 2], cpu[i][0],
+               cpu[i][ROUNDS - 1]);
+    }
 }
 
 int main(void)
@@ -95,9 +140,6 @@ int main(void)
     }
     xb_table_child_close(table, (unsigned)child);
     printf("%.1f bytes per session\n", (double)xb_table_size(&dim) / SESSIONS);
-    measure(1, 1, 512);
-    measure(1, 1, SESSIONS);
-    measure(4, 4, 512);
-    measure(4, 4, SESSIONS);
+    measure_all();
     return 0;
 }

@@ -2,17 +2,18 @@
 # What the measurements of the module's cost share: a fleet of trivial nodes, proxies before it that
 # differ in their balancer method only, sessions, statistics.
 #
-#   my $b = XB::Bench->new($t);          # three nodes (one httpd on three ports), a memcached
+#   my $b = XB::Bench->new($t);          # three nodes: one httpd on three ports
 #   my $h = $b->proxy('xnat', name => , moves => 1, sessions => N, start => 0, ...)
 #                                        # an XB::Httpd as a site runs it (log "combined", level
 #                                        # warn); moves: with a store and moves on
 #   $b->cookie($n)                       # of session n: JSESSIONID=<32 hex>-n1.r1
 #   $b->remember($h, $from, $to)         # lets these sessions begin, each by its node's Set-Cookie
 #   $b->fill($h, $n)                     # the sessions 1 to n, quickly
-#   $b->wrk($h, $seconds, $n)            # requests at full speed, each of any of the sessions 1 to n:
-#                                        # { per_s, cpu_us }: of the proxy, per request
+#   $b->wrk($seconds, [$h, $n], ...)     # requests at full speed, each of any of the sessions 1 to n,
+#                                        # to all these proxies at once: { per_s, cpu_us } of each,
+#                                        # the latter of the proxy, per request
 #   $b->cpu_ns($h)                       # of its children: { name of a thread => ns }
-#   my ($mean, $low, $high) = interval(@x)    # 95 % by Student's t
+#   my ($median, $low, $high) = median(@x)    # with a confidence interval of 95 %
 package XB::Bench;
 use v5.36;
 use Exporter 'import';
@@ -21,7 +22,7 @@ use List::Util qw(sum0);
 use XB::Deps ();
 use XB::Httpd ();
 
-our @EXPORT_OK = qw(interval);
+our @EXPORT_OK = qw(median);
 
 # What Firefox sends for a page; its Host and Cookie come before and after.
 my @BROWSER = ('User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0',
@@ -33,7 +34,7 @@ my @BROWSER = ('User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/2010
 
 sub new ($class, $t)
 {
-    my $self = bless { test => $t, ports => [ map { $t->port } 1 .. 3 ], memcached => $t->memcached }, $class;
+    my $self = bless { test => $t, ports => [ map { $t->port } 1 .. 3 ] }, $class;
     $self->{node} = $t->httpd(
         name => 'node', module => 0, children => 1, threads => 64, conf => <<"END");
 @{[ map { "Listen 127.0.0.1:$_\n" } @{$self->{ports}} ]}
@@ -57,7 +58,7 @@ sub proxy ($self, $method, %opt)
     my $members = join "\n",
         map { "BalancerMember http://127.0.0.1:$self->{ports}[$_ - 1] route=r$_" } 1 .. 3;
     my $xnat = $method ne 'xnat' ? '' : 'XnatBalanceSessions ' . ($sessions // 65536);
-    $xnat .= "\nXnatBalanceMemcachedNodes n1:127.0.0.1:" . $self->{memcached}->port if $moves;
+    $xnat .= "\nXnatBalanceMemcachedNodes n1:" . $self->{test}->memcached->address if $moves;
     return XB::Bench::Httpd->new($self->{test}, children => 1, threads => 64,
         module => $method eq 'xnat', %opt, conf => <<"END");
 <Proxy "balancer://app">
@@ -141,15 +142,20 @@ sub _script ($self, $name, $first, $count, $new)
                                 $new ? 'true' : 'false', $head, $tail);
 }
 
-sub _run_wrk ($self, $h, $script, $connections, $seconds)
+# Starts it. A sub that waits for its end: how many requests, how many a second.
+sub _start_wrk ($self, $h, $script, $connections, $seconds)
 {
-    my $wrk = XB::Deps->path('wrk');
-    my $url = $h->url('/');
-    my $said = `'$wrk' -t1 -c$connections -d${seconds}s --timeout 10s -s '$script' '$url' 2>&1`;
-    my ($requests) = $said =~ /(\d+) requests in/ or die "wrk: $said";
-    my ($per_s) = $said =~ m{Requests/sec:\s+([\d.]+)};
-    die "wrk: $said" if $said =~ /Socket errors|Non-2xx/;
-    return ($requests, $per_s);
+    my @cmd = (XB::Deps->path('wrk'), '-t1', "-c$connections", "-d${seconds}s", '--timeout', '30s',
+               '-s', $script, $h->url('/'));
+    open my $out, '-|', @cmd or die "wrk: $!";
+    return sub {
+        my $said = join '', <$out>;
+        close $out;
+        my ($requests) = $said =~ /(\d+) requests in/ or die "wrk: $said";
+        my ($per_s) = $said =~ m{Requests/sec:\s+([\d.]+)};
+        die "wrk: $said" if $said =~ /Socket errors|Non-2xx/;
+        return ($requests, $per_s);
+    };
 }
 
 # One thread goes through the ids in their order, so only those are lost that are under way when its
@@ -158,19 +164,23 @@ sub fill ($self, $h, $n)
 {
     for (my $first = 1; $first < $n; $first -= 100) {
         my $script = $self->_script('fill.lua', $first, $n - $first + 1, 1);
-        my ($requests) = $self->_run_wrk($h, $script, 16, 5);
+        my ($requests) = $self->_start_wrk($h, $script, 16, 5)->();
         $first += $requests;
     }
     return;
 }
 
-sub wrk ($self, $h, $seconds, $n)
+sub wrk ($self, $seconds, @run)
 {
-    my $script = $self->_script('use.lua', 1, $n, 0);
-    my $before = sum0(values %{$self->cpu_ns($h)});
-    my ($requests, $per_s) = $self->_run_wrk($h, $script, 32, $seconds);
-    my $cpu = sum0(values %{$self->cpu_ns($h)}) - $before;
-    return { per_s => $per_s, cpu_us => $cpu / 1000 / $requests };
+    my @before = map { sum0(values %{$self->cpu_ns($_->[0])}) } @run;
+    my @wait = map {
+        my ($h, $n) = @$_;
+        $self->_start_wrk($h, $self->_script("$h->{name}.lua", 1, $n, 0), 16, $seconds);
+    } @run;
+    my @got = map { [ $_->() ] } @wait;
+    my @cpu = map { sum0(values %{$self->cpu_ns($_->[0])}) } @run;
+    return map { { per_s => $got[$_][1], cpu_us => ($cpu[$_] - $before[$_]) / 1000 / $got[$_][0] } }
+        0 .. $#run;
 }
 
 sub cpu_ns ($self, $h)
@@ -184,16 +194,15 @@ sub cpu_ns ($self, $h)
     return \%ns;
 }
 
-# 97.5 % quantiles of Student's t, for 5, 10, 20, 29, 59 degrees of freedom and more.
-my @T = ([ 59, 2.00 ], [ 29, 2.05 ], [ 19, 2.09 ], [ 9, 2.26 ], [ 4, 2.78 ], [ 0, 12.7 ]);
-
-sub interval (@x)
+# The median, and two of the values between which that of their distribution lies in 95 of 100 cases,
+# whatever the distribution is: other work on the machine makes some values worthless.
+sub median (@x)
 {
-    my $mean = sum0(@x) / @x;
-    my $var = @x > 1 ? sum0(map { ($_ - $mean)**2 } @x) / (@x - 1) : 0;
-    my ($t) = map { $_->[1] } grep { @x - 1 >= $_->[0] } @T;
-    my $half = $t * sqrt($var / @x);
-    return ($mean, $mean - $half, $mean + $half);
+    @x = sort { $a <=> $b } @x;
+    my $low = int((@x - 1.96 * sqrt @x) / 2);
+    $low = 0 if $low < 0;
+    my $mid = @x % 2 ? $x[@x / 2] : ($x[@x / 2 - 1] + $x[@x / 2]) / 2;
+    return ($mid, $x[$low], $x[-1 - $low]);
 }
 
 package XB::Bench::Httpd;
