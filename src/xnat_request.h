@@ -32,7 +32,8 @@ typedef struct {
     unsigned home;     /* its session's, when this attempt was decided; only while `known` */
     unsigned plan;     /* member that finder must choose; XB_MEMBER_NONE: elect */
     unsigned member;   /* member that it was sent to last; XB_MEMBER_NONE: none yet */
-    double credit;     /* bytes promised to `member` by the election */
+    xb_worth_t credit; /* promised to `member` by the election */
+    int64_t sent_us, head_us; /* to `member`; when its answer began, 0: not yet */
     apr_uint64_t bytes_in, bytes_out;
     xb_decision_t decision;
     const char *node_path;    /* path at the node, as sent */
