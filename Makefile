@@ -209,7 +209,7 @@ $(B)/sim/%.o: src/%.c | have-cc
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(SIM) -c -o $@ $<
 $(B)/sim/xb_sim: $(patsubst t/sim/%.c,$(B)/sim/%.o,$(wildcard t/sim/*.c)) \
-    $(B)/sim/xb_policy.o $(B)/sim/xb_member.o
+    $(patsubst %,$(B)/sim/xb_%.o,policy member pace)
 	$(CC) $(CFLAGS) -o $@ $^ $(LIBS)
 
 sim: $(B)/sim/xb_sim

@@ -8,8 +8,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
-_Static_assert(sizeof(xb_figures_t) == 40, "shared layout");
-_Static_assert(sizeof(xb_member_t) == 176, "shared layout");
+_Static_assert(sizeof(xb_figures_t) == 48, "shared layout");
+_Static_assert(sizeof(xb_member_t) == 264, "shared layout");
 _Static_assert(offsetof(xb_members_t, busy) % _Alignof(xb_member_t) == 0, "shared layout");
 _Static_assert(XB_MEMBERS_MAX < XB_MEMBER_NONE, "the index for nobody is not a member's");
 
@@ -17,7 +17,7 @@ _Static_assert(XB_MEMBERS_MAX < XB_MEMBER_NONE, "the index for nobody is not a m
 typedef struct {
     double traffic, occupancy;
     uint64_t bytes, requests;
-    int64_t at_us;
+    int64_t credit_requests, at_us;
 } xb_state_t;
 
 size_t xb_members_size(uint32_t children)
@@ -125,6 +125,7 @@ static bool load_state(const xb_member_t *mb, xb_state_t *s)
             as_double(atomic_load_explicit(&f->occupancy_bits, memory_order_acquire));
         s->bytes = atomic_load_explicit(&f->bytes, memory_order_acquire);
         s->requests = atomic_load_explicit(&f->requests, memory_order_acquire);
+        s->credit_requests = atomic_load_explicit(&f->credit_requests, memory_order_acquire);
         s->at_us = atomic_load_explicit(&f->at_us, memory_order_acquire);
         again = atomic_load_explicit(&mb->seq, memory_order_acquire);
         if (again == seq)
@@ -144,6 +145,7 @@ static void publish(xb_member_t *mb, const xb_state_t *s)
     atomic_store_explicit(&f->occupancy_bits, as_bits(s->occupancy), memory_order_release);
     atomic_store_explicit(&f->bytes, s->bytes, memory_order_release);
     atomic_store_explicit(&f->requests, s->requests, memory_order_release);
+    atomic_store_explicit(&f->credit_requests, s->credit_requests, memory_order_release);
     atomic_store_explicit(&f->at_us, s->at_us, memory_order_release);
     atomic_compare_exchange_strong_explicit(&mb->seq, &seq, next, memory_order_release,
                                             memory_order_relaxed);
@@ -162,6 +164,26 @@ static uint64_t raw_requests(const xb_member_t *mb)
     return atomic_load_explicit(&mb->requests, memory_order_relaxed);
 }
 
+static int64_t raw_credit_requests(const xb_member_t *mb)
+{
+    return atomic_load_explicit(&mb->credit_requests, memory_order_relaxed);
+}
+
+/* A double beyond an int64's range has no defined value as one. */
+static int64_t whole(double x)
+{
+    return x > -9e18 && x < 9e18 ? (int64_t)x : 0;
+}
+
+void xb_member_credit(xb_members_t *m, unsigned i, double bytes, double requests_in_flight)
+{
+    if (i >= XB_MEMBERS_MAX)
+        return;
+    atomic_fetch_add_explicit(&m->member[i].credit_bytes, whole(bytes), memory_order_relaxed);
+    atomic_fetch_add_explicit(&m->member[i].credit_requests,
+                              whole(requests_in_flight * XB_CREDIT_UNIT), memory_order_relaxed);
+}
+
 /* The state at now_us. Not clamped: a debt (more work moved away than was counted here) must
  * decay like any other traffic. A now that lies before the last fold is another thread's older
  * clock. */
@@ -172,6 +194,7 @@ static bool advance(const xb_members_t *m, unsigned i, const xb_decay_t *d, int6
     bool known = load_state(mb, s);
     uint64_t bytes = raw_bytes(mb),
              requests = raw_requests(mb); /* after: differences are >= 0 */
+    int64_t credit = raw_credit_requests(mb);
     double dt_s = known && now_us > s->at_us ? (double)(now_us - s->at_us) / 1e6 : 0;
     double keep = exp2(-dt_s / d->busy_half_life_s);
 
@@ -180,8 +203,10 @@ static bool advance(const xb_members_t *m, unsigned i, const xb_decay_t *d, int6
                  (double)(requests - s->requests) * d->request_cost;
     s->occupancy =
         known ? s->occupancy * keep + xb_member_busy(m, i) * (1 - keep) : xb_member_busy(m, i);
+    s->occupancy += (double)(credit - s->credit_requests) / XB_CREDIT_UNIT;
     s->bytes = bytes;
     s->requests = requests;
+    s->credit_requests = credit;
     s->at_us = known && s->at_us > now_us ? s->at_us : now_us;
     return known;
 }
@@ -194,7 +219,7 @@ bool xb_member_read(const xb_members_t *m, unsigned i, const xb_decay_t *d, int6
     if (i >= XB_MEMBERS_MAX || !advance(m, i, d, now_us, &s))
         return false;
     *traffic = s.traffic > 0 ? s.traffic : 0;
-    *occupancy = s.occupancy;
+    *occupancy = s.occupancy > 0 ? s.occupancy : 0;
     return true;
 }
 
@@ -210,7 +235,8 @@ void xb_member_join(xb_members_t *m, unsigned i, int64_t now_us, double traffic,
                     double occupancy)
 {
     xb_member_t *mb = &m->member[i];
-    xb_state_t s = {traffic, occupancy, raw_bytes(mb), raw_requests(mb), now_us};
+    xb_state_t s = {
+        traffic, occupancy, raw_bytes(mb), raw_requests(mb), raw_credit_requests(mb), now_us};
 
     publish(mb, &s);
 }

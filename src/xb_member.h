@@ -12,13 +12,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "xb_pace.h"
+
 #define XB_MEMBERS_MAX 512
+#define XB_CREDIT_UNIT 4096
 #define XB_MEMBER_NONE 1023 /* fits the ten bits of a session's home */
 
 /* One state of the decayed figures, and the raw counters as far as they are in it. */
 typedef struct {
     _Atomic uint64_t traffic_bits, occupancy_bits; /* doubles */
     _Atomic uint64_t bytes, requests;              /* raw, wrapping; bytes with the credit */
+    _Atomic int64_t credit_requests;               /* raw */
     _Atomic int64_t at_us;
 } xb_figures_t;
 
@@ -27,7 +31,9 @@ typedef struct {
     /* raw, only grow; any thread */
     _Atomic uint64_t bytes_in, bytes_out; /* from the client, from the node */
     _Atomic uint64_t requests;
-    _Atomic int64_t credit_bytes; /* work promised by elections and moves, may be negative */
+    /* Work promised by elections and moves, may be negative: bytes, and requests in flight in
+     * 1/XB_CREDIT_UNIT. */
+    _Atomic int64_t credit_bytes, credit_requests;
     _Atomic uint64_t elected, moved_in, moved_out, failed_over;
     /* written by the tick */
     xb_figures_t figures[2];     /* [seq & 1] is in force, the other is the tick's to write */
@@ -36,6 +42,7 @@ typedef struct {
     _Atomic uint32_t generation; /* of the node behind it: grows when it restarted */
     _Atomic uint32_t down;       /* 1: was found not listening, and not up again since */
     _Atomic int64_t reborn_us;   /* when the node was last seen to have restarted; 0: never */
+    xb_pace_t pace;
 } xb_member_t;
 
 /* Members of one httpd and the requests in flight at them, by child: a dead child's counts are
@@ -60,6 +67,10 @@ void xb_member_enter(xb_members_t *m, uint32_t child, unsigned i);
 void xb_member_leave(xb_members_t *m, uint32_t child, unsigned i);
 uint32_t xb_member_busy(const xb_members_t *m, unsigned i); /* over all children */
 void xb_members_clear_child(xb_members_t *m, uint32_t child);
+
+/* Work that is to come counts at once: it decays as fast as the work itself, when it comes, is
+ * noticed. Negative: it goes away. Any thread. */
+void xb_member_credit(xb_members_t *m, unsigned i, double bytes, double requests_in_flight);
 
 typedef struct {
     double half_life_s, busy_half_life_s;

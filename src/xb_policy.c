@@ -2,13 +2,15 @@
 /* Scores, elections, overload moves and the bucket that limits them. Pure, any thread. */
 #include "xb_policy.h"
 
+#include "xb_pace.h"
+
 #include <math.h>
 #include <stdatomic.h>
 
-#define BETA 2.0         /* weight of requests in flight against traffic */
-#define QUEUE_OFFSET 1.0 /* the "+1": keeps Q calm on a nearly idle fleet */
+#define BETA 4.0         /* weight of requests in flight against traffic */
+#define QUEUE_OFFSET 2.0 /* the "+2": keeps Q calm on a nearly idle fleet, and small nodes */
 /* Requests in flight, per member, at which they count half: a nearly idle fleet is balanced by
- * traffic alone, or its lightest members would get no session at all for the "+1". */
+ * traffic alone, or its lightest members would get no session at all for the "+2". */
 #define IDLE_QUEUE 0.5
 #define AMOUNT_MAX 1e18  /* keeps sums and quotients finite whatever a counter says */
 #define IDLE_BYTES 1.0   /* less than a byte in all: there is no traffic to compare */
@@ -34,7 +36,9 @@ static double amount(double x)
 
 static double weight(const xb_load_t *l)
 {
-    return l->weight > 0 && l->weight < AMOUNT_MAX ? l->weight : 1;
+    double lbfactor = l->weight > 0 && l->weight < AMOUNT_MAX ? l->weight : 1;
+
+    return fabs(l->slow) <= XB_SLOW_MAX ? lbfactor * exp(-l->slow) : lbfactor;
 }
 
 typedef struct {
@@ -109,10 +113,12 @@ bool xb_policy_overload(const xb_load_t *load, unsigned n, const xb_policy_t *p,
     return true;
 }
 
-/* Half of what would make both carry the same. */
+/* What makes both carry the same for their weight. */
 static double most_to_move(const xb_load_t *a, const xb_load_t *b)
 {
-    return (a->traffic / a->weight - b->traffic / b->weight) * b->weight / 2;
+    double gap = amount(a->traffic) / weight(a) - amount(b->traffic) / weight(b);
+
+    return gap / (1 / weight(a) + 1 / weight(b));
 }
 
 bool xb_policy_choose(const xb_load_t *load, const xb_policy_t *p, unsigned from, unsigned to,
@@ -146,17 +152,27 @@ int xb_policy_target(const xb_load_t *load, unsigned n, unsigned home, const boo
     return best;
 }
 
-double xb_policy_session_cost(const xb_load_t *load, unsigned n)
+xb_worth_t xb_policy_mean_worth(const xb_load_t *load, unsigned n)
 {
-    double traffic = 0, sessions = 0;
+    xb_worth_t sum = {0, 0};
+    double sessions = 0;
 
     for (unsigned i = 0; i < n; i++) {
         if (is_usable(&load[i])) {
-            traffic += amount(load[i].traffic);
+            sum.bytes += amount(load[i].traffic);
+            sum.requests += amount(load[i].occupancy);
             sessions += load[i].sessions;
         }
     }
-    return sessions > 0 ? traffic / sessions : 0;
+    return sessions > 0 ? (xb_worth_t){sum.bytes / sessions, sum.requests / sessions}
+                        : (xb_worth_t){0, 0};
+}
+
+xb_worth_t xb_policy_own_worth(const xb_load_t *home, double traffic)
+{
+    double own = amount(traffic), all = amount(home->traffic);
+
+    return (xb_worth_t){own, all > 0 ? fmin(own / all, 1) * amount(home->occupancy) : 0};
 }
 
 /* The word is the instant, in nanoseconds, at which the bucket will be full again (the

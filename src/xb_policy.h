@@ -3,13 +3,15 @@
  * snapshot of a balancer's members, any thread; the same code runs in the module and under
  * simulation. Score of member i over the members that can serve, 1 = balanced:
  *
- *   T = (traffic/weight) / (sum traffic / sum weight)
- *   Q = ((occupancy+1)/weight) / (sum (occupancy+1) / sum weight)
+ *   T = (traffic/w) / (sum traffic / sum w)
+ *   Q = ((occupancy+2)/w) / (sum (occupancy+2) / sum w)
  *   k = sum occupancy / (sum occupancy + members/2)
- *   score = (T + beta*(1 + k*(Q-1))) / (1 + beta),  beta = 2
+ *   score = (T + beta*(1 + k*(Q-1))) / (1 + beta),  beta = 4
  *
- * k lets an idle fleet go by traffic alone: there Q would favour the heaviest member for its
- * "+1", and the lightest would get no session. Source: docs/architecture.md. */
+ * w is the effective weight: lbfactor * exp(-slow). The "+2" is worth more at a small node,
+ * where chance matters more. k lets an idle fleet go by traffic alone: there Q would favour the
+ * heaviest member for its "+2", and the lightest would get no session. Source:
+ * docs/simulation.md. */
 #ifndef XB_POLICY_H
 #define XB_POLICY_H
 
@@ -23,6 +25,7 @@ enum {
 
 typedef struct {
     double weight;     /* lbfactor, > 0 */
+    double slow;       /* xb_pace_slow: ln of how much slower it is than its weight says */
     double traffic;    /* decayed bytes in and out plus the cost of each request */
     double occupancy;  /* decayed mean of requests in flight */
     uint32_t sessions; /* that have it as home */
@@ -67,8 +70,18 @@ bool xb_policy_choose(const xb_load_t *load, const xb_policy_t *p, unsigned from
 int xb_policy_target(const xb_load_t *load, unsigned n, unsigned home, const bool *visited,
                      unsigned *free_left);
 
-/* Work that one session is worth on average: sum of traffic / sessions (0 without sessions). */
-double xb_policy_session_cost(const xb_load_t *load, unsigned n);
+/* What a session is worth: what it adds to its home's figures. */
+typedef struct {
+    double bytes;    /* decayed traffic */
+    double requests; /* in flight */
+} xb_worth_t;
+
+/* On average over the usable members; nothing without sessions. */
+xb_worth_t xb_policy_mean_worth(const xb_load_t *load, unsigned n);
+
+/* A session whose own decayed traffic is this: its share in the traffic of its home is its
+ * share in the requests in flight. */
+xb_worth_t xb_policy_own_worth(const xb_load_t *home, double traffic);
 
 /* Token bucket for XnatBalanceMoveRate; one word in shared memory, compare-and-swap, any
  * thread. */

@@ -3,6 +3,8 @@
  * protocol). */
 #include "xnat_choose.h"
 
+#include <math.h>
+
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
 #include "xnat_fleet.h"
@@ -36,7 +38,7 @@ typedef struct {
     bool draining, overloaded;
     bool drains[XNAT_FLEET_MAX];
     unsigned from, to; /* positions, when overloaded */
-    double cost;
+    xb_worth_t mean;   /* of a session */
     /* best candidate for overload so far */
     xb_choice_t choice;
     xnat_job_t best;
@@ -133,8 +135,7 @@ static void plan_balancer(xnat_balancer_t *xb, void *ctx)
     p->choice = (xb_choice_t){0};
     xnat_fleet_snapshot(xb, false, now, &p->fleet);
     bar_silent(p);
-    p->cost = xb_policy_session_cost(p->fleet.load, p->fleet.n);
-    p->cost = p->cost > 0 ? p->cost : xb->decay.request_cost; /* none counted yet */
+    p->mean = xnat_fleet_worth(xb, &p->fleet);
     plan_drains(p, now);
     if (xb->conf.move != XNAT_MOVE_DRAIN && now - overload_us >= OVERLOAD_EVERY_US) {
         p->overloaded =
@@ -157,6 +158,13 @@ static bool is_quiet(const plan_t *p, const xb_view_t *v, int64_t now)
     return (v->w.inflight == 0 || !XB_RULE(QUIET)) && now - v->last_us >= p->xb->conf.grace;
 }
 
+/* As of now: the table has it as of the last request's end. */
+static double own_traffic(const plan_t *p, const xb_view_t *v, int64_t now)
+{
+    double idle_s = now > v->last_us ? (double)(now - v->last_us) / SECOND_US : 0;
+    return v->traffic * exp2(-idle_s / p->xb->decay.half_life_s);
+}
+
 static xnat_job_t job_of(const plan_t *p, uint32_t slot, const xb_view_t *v, unsigned from,
                          int to)
 {
@@ -167,7 +175,11 @@ static xnat_job_t job_of(const plan_t *p, uint32_t slot, const xb_view_t *v, uns
                       .from = p->fleet.member[from],
                       .to = XB_MEMBER_NONE,
                       .from_worker = p->fleet.worker[from],
-                      .cost = p->cost};
+                      .worth = p->mean};
+    double own = own_traffic(p, v, xnat_now_us());
+    if (own >= 1) {
+        job.worth = xb_policy_own_worth(&p->fleet.load[from], own);
+    }
     if (to >= 0) {
         job.to = p->fleet.member[to];
         job.to_worker = p->fleet.worker[to];
@@ -289,7 +301,8 @@ static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigne
     }
     else {
         carry_out(&job, now);
-        p->fleet.load[to].traffic += p->cost; /* the next one may go elsewhere */
+        p->fleet.load[to].traffic += job.worth.bytes; /* the next one may go elsewhere */
+        p->fleet.load[to].occupancy += job.worth.requests;
         xb_policy_score(p->fleet.load, p->fleet.n);
     }
 }
@@ -332,8 +345,8 @@ static void consider_overload(plan_t *p, uint32_t slot, const xb_view_t *v, int6
         tell_no_target(&job, to < 0 ? XB_NO_TARGET : XB_NO_LAST_TARGET, now);
         return;
     }
-    if (xb_policy_choose(p->fleet.load, &p->xb->policy, p->from, (unsigned)to, v->traffic,
-                         &p->choice)) {
+    if (xb_policy_choose(p->fleet.load, &p->xb->policy, p->from, (unsigned)to,
+                         own_traffic(p, v, now), &p->choice)) {
         p->best = job;
     }
 }

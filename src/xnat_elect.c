@@ -248,7 +248,7 @@ proxy_worker *xnat_request_finder(proxy_balancer *balancer, request_rec *r)
     if (xr->known) {
         return fail_over(xr, &fleet);
     }
-    xr->credit = xb_policy_session_cost(fleet.load, fleet.n);
+    xr->credit = xb_policy_mean_worth(fleet.load, fleet.n);
     return elect_unknown(xr, &fleet);
 }
 
@@ -293,8 +293,5 @@ void xnat_elect_settle(xnat_request_t *xr, unsigned member)
 void xnat_elect_credit(xnat_request_t *xr, unsigned member)
 {
     xnat_count(&xnat_members->member[member].elected);
-    if (xr->credit != 0) {
-        __atomic_fetch_add((int64_t *)&xnat_members->member[member].credit_bytes,
-                           (int64_t)xr->credit, __ATOMIC_RELAXED);
-    }
+    xb_member_credit(xnat_members, member, xr->credit.bytes, xr->credit.requests);
 }

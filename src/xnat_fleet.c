@@ -174,6 +174,7 @@ void xnat_fleet_snapshot(xnat_balancer_t *xb, bool locked, int64_t now_us, xnat_
     for (unsigned i = 0; i < out->n; i++) {
         xb_load_t *load = &out->load[i];
         *load = (xb_load_t){
+            .slow = xb_pace_slow(&xnat_members->member[out->member[i]].pace),
             .weight = out->worker[i]->s->lbfactor > 0 ? out->worker[i]->s->lbfactor : 1};
         load->flags = PROXY_WORKER_IS_USABLE(out->worker[i]) ? XB_LOAD_USABLE : 0;
         load->sessions = __atomic_load_n(
@@ -184,6 +185,13 @@ void xnat_fleet_snapshot(xnat_balancer_t *xb, bool locked, int64_t now_us, xnat_
     open_lowest_lbset(out);
     fill_newcomers(out, known);
     xb_policy_score(out->load, out->n);
+}
+
+xb_worth_t xnat_fleet_worth(const xnat_balancer_t *xb, const xnat_fleet_t *f)
+{
+    xb_worth_t mean = xb_policy_mean_worth(f->load, f->n);
+    mean.bytes = mean.bytes > 0 ? mean.bytes : xb->decay.request_cost;
+    return mean;
 }
 
 int xnat_fleet_position(const xnat_fleet_t *f, unsigned member)

@@ -53,6 +53,9 @@ unsigned xnat_fleet_member_of(xnat_balancer_t *xb, xb_span_t route);
  * (finder); else it is taken for the copy of the worker list. */
 void xnat_fleet_snapshot(xnat_balancer_t *xb, bool locked, int64_t now_us, xnat_fleet_t *out);
 
+/* What a session is worth on average; a request's cost while none is counted. */
+xb_worth_t xnat_fleet_worth(const xnat_balancer_t *xb, const xnat_fleet_t *f);
+
 /* Position in the snapshot, -1: not a member of this balancer. By record, or else by route (the
  * same node may be a member of two balancers). */
 int xnat_fleet_position(const xnat_fleet_t *f, unsigned member);

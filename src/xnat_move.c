@@ -217,10 +217,10 @@ static bool is_a_move(const xnat_steps_t *m)
 static void account(xnat_steps_t *m)
 {
     xb_member_t *from = &xnat_members->member[m->from];
-    double bytes = m->promised != 0 ? m->promised : m->job->cost;
-    xnat_steps_promise(m, bytes);
-    m->promised = 0; /* kept */
-    __atomic_fetch_sub((int64_t *)&from->credit_bytes, (int64_t)bytes, __ATOMIC_RELAXED);
+    xb_worth_t worth = m->promised.bytes > 0 ? m->promised : m->job->worth;
+    xnat_steps_promise(m, worth);
+    m->promised = (xb_worth_t){0, 0}; /* kept */
+    xb_member_credit(xnat_members, m->from, -worth.bytes, -worth.requests);
     xnat_count(&from->moved_out);
     xnat_count(&xnat_members->member[m->to].moved_in);
     xnat_count(&xnat_shm->moves[m->job->reason]);
@@ -455,7 +455,8 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
     }
     outcome = carry_out(&m, outcome);
     if (outcome != XB_REFUSALS && m.left) {
-        xnat_steps_promise(&m, 0); /* the gate stays shut, as if this child had been killed */
+        /* The gate stays shut, as if this child had been killed. */
+        xnat_steps_promise(&m, (xb_worth_t){0, 0});
         return;
     }
     if (outcome == XB_REFUSALS) {
@@ -466,7 +467,7 @@ void xnat_move_run(xnat_hands_t *hands, const xnat_job_t *job)
         give_up_home(&m);
     }
     if (outcome != XB_REFUSALS) {
-        xnat_steps_promise(&m, 0);
+        xnat_steps_promise(&m, (xb_worth_t){0, 0});
         xb_table_abort(xnat_table, job->slot, m.token, xnat_now_us() + back_off(&m, outcome));
     }
     if (is_a_move(&m)) {

@@ -44,7 +44,7 @@ typedef struct {
     proxy_worker *from_worker, *to_worker;
     xb_move_t reason;
     bool wait_for_quiet; /* requests are in flight: shut the gate and let them end first */
-    double cost;         /* bytes that go with the session to the target's account */
+    xb_worth_t worth;    /* goes with the session to the account of the target */
 } xnat_job_t;
 
 /* Carries the job out, counts it and logs it. */

@@ -48,13 +48,12 @@ static void leave_member(xnat_request_t *xr)
     if (xr->member != XB_MEMBER_NONE && xnat_child >= 0) {
         xb_member_leave(xnat_members, (uint32_t)xnat_child, xr->member);
     }
-    if (xr->credit != 0 && !xr->made_session) {
+    if (!xr->made_session) {
         /* The election counted on a session that did not come. */
-        __atomic_fetch_sub((int64_t *)&xnat_members->member[xr->member].credit_bytes,
-                           (int64_t)xr->credit, __ATOMIC_RELAXED);
+        xb_member_credit(xnat_members, xr->member, -xr->credit.bytes, -xr->credit.requests);
     }
     xr->member = XB_MEMBER_NONE;
-    xr->credit = 0;
+    xr->credit = (xb_worth_t){0, 0};
 }
 
 /* A request that its home has not outlived says nothing of the home's new life. */
@@ -80,6 +79,18 @@ static void leave_session(xnat_request_t *xr)
     }
 }
 
+#define SMALL_BYTES (256 * 1024)
+
+/* How fast a node answers shows in what is small both ways and no error: uploads are the
+ * client's doing, and who fails is quick. */
+static void note_pace(const xnat_request_t *xr)
+{
+    if (xr->member != XB_MEMBER_NONE && xr->complete && xr->head_us >= xr->sent_us &&
+        xr->sent_us && xr->bytes <= SMALL_BYTES && xr->r->status < HTTP_BAD_REQUEST) {
+        xb_pace_note(&xnat_members->member[xr->member].pace, xr->head_us - xr->sent_us);
+    }
+}
+
 /* Once per request: when the node's answer has been passed on, or when the request's memory
  * goes. */
 static void finish(xnat_request_t *xr)
@@ -89,6 +100,7 @@ static void finish(xnat_request_t *xr)
     }
     xnat_traffic_unwatch_tunnel(xr);
     leave_session(xr);
+    note_pace(xr);
     leave_member(xr);
     xnat_count(&xnat_shm->decisions[xr->decision]);
 }
@@ -477,10 +489,12 @@ int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *c
     }
     xr->member = member;
     xr->node_url = url;
+    xr->sent_us = xnat_now_us();
+    xr->head_us = 0;
     xb_member_enter(xnat_members, (uint32_t)xnat_child, member);
     xnat_count(&xnat_members->member[member].requests);
     if (xr->known || xnat_request_names_route(&xr->id, worker->s->route)) {
-        xr->credit = 0; /* no new session is to be expected */
+        xr->credit = (xb_worth_t){0, 0}; /* no new session is to be expected */
     }
     if (xr->entered) {
         xnat_elect_settle(xr, member);

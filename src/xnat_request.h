@@ -28,13 +28,14 @@ typedef struct {
     bool said_way;     /* XNAT_BALANCE_FROM and _TO are set */
     bool made_session; /* the answer opened a new session */
     unsigned attempts;
-    unsigned stand_in;  /* home that it has left to go back to its own; XB_MEMBER_NONE */
-    unsigned rescued;   /* member from which it has asked for its session's rescue */
-    unsigned home;      /* its session's, when this attempt was decided; only while `known` */
-    unsigned plan;      /* member that finder must choose; XB_MEMBER_NONE: elect */
-    unsigned member;    /* member that it was sent to last; XB_MEMBER_NONE: none yet */
-    double credit;      /* bytes promised to `member` by the election */
-    apr_uint64_t bytes; /* in and out */
+    unsigned stand_in; /* home that it has left to go back to its own; XB_MEMBER_NONE */
+    unsigned rescued;  /* member from which it has asked for its session's rescue */
+    unsigned home;     /* its session's, when this attempt was decided; only while `known` */
+    unsigned plan;     /* member that finder must choose; XB_MEMBER_NONE: elect */
+    unsigned member;   /* member that it was sent to last; XB_MEMBER_NONE: none yet */
+    xb_worth_t credit; /* promised to `member` by the election */
+    int64_t sent_us, head_us; /* to `member`; when its answer began, 0: not yet */
+    apr_uint64_t bytes;       /* in and out */
     xb_decision_t decision;
     const char *node_url;     /* at the node, as sent */
     bool complete;            /* the node's whole answer has passed */

@@ -168,7 +168,7 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f, bool anew)
     bool visited[XNAT_FLEET_MAX], barred[XNAT_FLEET_MAX];
     unsigned free_left;
     xb_view_t v;
-    xnat_steps_promise(m, 0);
+    xnat_steps_promise(m, (xb_worth_t){0, 0});
     xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), f);
     int home = xnat_fleet_position(f, m->from);
     if (!xb_table_view(xnat_table, m->job->slot, &v)) {
@@ -186,8 +186,7 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f, bool anew)
         m->to = f->member[to];
         m->to_worker = f->worker[to];
         m->others = free_left > 0;
-        double cost = xb_policy_session_cost(f->load, f->n);
-        xnat_steps_promise(m, cost > 0 ? cost : m->xb->decay.request_cost);
+        xnat_steps_promise(m, xnat_fleet_worth(m->xb, f));
     }
     return to >= 0;
 }

@@ -24,22 +24,12 @@
 /* When a session's own limit is not known. */
 #define UNKNOWN_LIFE_S 86400
 
-static void credit(unsigned member, double bytes)
+void xnat_steps_promise(xnat_steps_t *m, xb_worth_t worth)
 {
-    __atomic_fetch_add((int64_t *)&xnat_members->member[member].credit_bytes, (int64_t)bytes,
-                       __ATOMIC_RELAXED);
-}
-
-void xnat_steps_promise(xnat_steps_t *m, double bytes)
-{
-    if (m->promised != 0) {
-        credit(m->promised_to, -m->promised);
-    }
-    m->promised = bytes;
+    xb_member_credit(xnat_members, m->promised_to, -m->promised.bytes, -m->promised.requests);
+    m->promised = worth;
     m->promised_to = m->to;
-    if (bytes != 0) {
-        credit(m->to, bytes);
-    }
+    xb_member_credit(xnat_members, m->to, worth.bytes, worth.requests);
 }
 
 int64_t xnat_steps_left(const xnat_steps_t *m, int64_t most)

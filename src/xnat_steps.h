@@ -16,7 +16,7 @@ typedef struct {
     proxy_worker *from_worker, *to_worker;
     unsigned
         promised_to; /* member that has been credited with the session's work before it came */
-    double promised; /* bytes; 0: none */
+    xb_worth_t promised; /* no bytes: none */
     unsigned token;
     int64_t begun_us, deadline_us; /* the gate opens before its waiters give up */
     char old_text[XB_ID_MAX + 1], new_text[2 * XB_ID_MAX];
@@ -38,7 +38,7 @@ typedef struct {
 
 /* Credits m->to with the work that the session will bring, in place of an earlier promise, so
  * that sessions that are placed at once spread. 0: takes it back. */
-void xnat_steps_promise(xnat_steps_t *m, double bytes);
+void xnat_steps_promise(xnat_steps_t *m, xb_worth_t worth);
 /* Microseconds until the gate must open, at least 1000, at most `most`. */
 int64_t xnat_steps_left(const xnat_steps_t *m, int64_t most);
 /* Is the token still good? Asked before anything is sent. */

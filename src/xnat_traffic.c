@@ -75,6 +75,9 @@ static apr_status_t pass_out(ap_filter_t *f, apr_bucket_brigade *bb)
         ap_remove_output_filter(f);
         return ap_pass_brigade(f->next, bb);
     }
+    if (!xr->head_us) {
+        xr->head_us = xnat_now_us();
+    }
     if (!xr->learned && !xnat_request_learn(xr)) {
         return refuse(f, bb);
     }

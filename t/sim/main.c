@@ -37,6 +37,7 @@ sim_options_t opt = {.policy = SIM_MODULE,
                      .burst = 10,
                      .rest = 60,
                      .grace = 0.25,
+                     .pace = 1,
                      .moves = 2};
 
 static const char *const policies[] = {"pool",        "anywhere",   "bytraffic",
@@ -76,6 +77,7 @@ static const struct {
             {"burst", &opt.burst, 0},
             {"rest", &opt.rest, 0},
             {"grace", &opt.grace, 0},
+            {"pace", 0, &opt.pace},
             {"moves", 0, &opt.moves}};
 
 static void fail(const char *what, const char *arg)

@@ -51,6 +51,7 @@ typedef struct {
     /* module */
     double half_life, busy_half_life, request_cost; /* s, s, MB */
     double threshold, min_occupancy, rate, burst, rest, grace;
+    int pace;  /* 0: weights are taken as they are */
     int moves; /* 0: none, 1: drain, 2: all */
 } sim_options_t;
 

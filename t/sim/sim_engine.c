@@ -307,7 +307,7 @@ static void finish(sim_node_t *n, int class)
     sim_request_t q = sim.request[r];
 
     sim.free_request[sim.free_requests++] = r;
-    sim_policy_leave(q.node, q.front, sim.now - q.start, !class);
+    sim_policy_leave(q.node, q.front, sim.now - q.start, !class && !q.probe);
     if (!class && !q.probe) {
         n->front[q.front].total += q.bytes;
         n->front[q.front].bytes += q.bytes;

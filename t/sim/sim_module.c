@@ -72,8 +72,8 @@ void sim_module_enter(int node, int front)
 
 void sim_module_leave(int node, int front, double seconds, bool click)
 {
-    (void)seconds;
-    (void)click;
+    if (click)
+        xb_pace_note(&member(front, node)->pace, (int64_t)(seconds * 1e6));
     xb_member_leave(members[front], 0, index_of[node]);
 }
 
@@ -127,7 +127,9 @@ static void snapshot(int front, fleet_t *f)
         sim_node_t *n = &sim.node[i];
         xb_load_t *load = &f->load[i];
         sim_node_advance(n);
-        *load = (xb_load_t){.weight = n->weight, .sessions = (uint32_t)n->sessions};
+        *load = (xb_load_t){.weight = n->weight,
+                            .slow = opt.pace ? xb_pace_slow(&member(front, i)->pace) : 0,
+                            .sessions = (uint32_t)n->sessions};
         load->flags = n->up ? XB_LOAD_USABLE : 0;
         load->flags |= sim_is_open(n) ? XB_LOAD_NEW : 0;
         known[i] = xb_member_read(members[front], index_of[i], &d, now_us(), &load->traffic,
@@ -183,6 +185,18 @@ static void fold(int front)
     }
 }
 
+static void estimate_pace(int front)
+{
+    xb_pace_t *pace[SIM_NODES_MAX];
+    bool open[SIM_NODES_MAX];
+
+    for (int i = 0; i < sim.nodes; i++) {
+        pace[i] = &member(front, i)->pace;
+        open[i] = sim_is_open(&sim.node[i]);
+    }
+    xb_pace_estimate(pace, open, (unsigned)sim.nodes, now_us());
+}
+
 int sim_module_elect(int front)
 {
     fleet_t f;
@@ -194,9 +208,10 @@ int sim_module_elect(int front)
             (best < 0 || xb_policy_better(f.load, i, (unsigned)best) < 0))
             best = (int)i;
     }
-    if (best >= 0)
-        atomic_fetch_add(&member(front, best)->credit_bytes,
-                         (int64_t)xb_policy_session_cost(f.load, f.n));
+    if (best >= 0) {
+        xb_worth_t mean = xb_policy_mean_worth(f.load, f.n);
+        xb_member_credit(members[front], index_of[best], mean.bytes, mean.requests);
+    }
     return best;
 }
 
@@ -218,18 +233,23 @@ int sim_module_fail_over(sim_session_t *s, int front)
     return to >= 0 ? to : xb_policy_target(f.load, f.n, (unsigned)s->node, none, &left);
 }
 
+static double own_traffic(const sim_session_t *s)
+{
+    return s->traffic * MB * exp2(-(sim.now - s->traffic_at) / opt.half_life);
+}
+
 void sim_module_rebound(sim_session_t *s, int from, int to, int front)
 {
     fleet_t f;
 
-    (void)s;
     if (from < 0 || from == to)
         return;
     snapshot(front, &f);
-    int64_t cost = (int64_t)xb_policy_session_cost(f.load, f.n);
-    cost = cost > 0 ? cost : (int64_t)(opt.request_cost * MB);
-    atomic_fetch_sub(&member(front, from)->credit_bytes, cost);
-    atomic_fetch_add(&member(front, to)->credit_bytes, cost);
+    xb_worth_t worth = xb_policy_mean_worth(f.load, f.n);
+    if (sim.node[from].up && own_traffic(s) >= 1)
+        worth = xb_policy_own_worth(&f.load[from], own_traffic(s));
+    xb_member_credit(members[front], index_of[from], -worth.bytes, -worth.requests);
+    xb_member_credit(members[front], index_of[to], worth.bytes, worth.requests);
 }
 
 /* ---- moves: xnat_choose.c */
@@ -288,7 +308,7 @@ static void relieve(int front)
             continue;
         int target = overload_target(&f, from, s);
         if (target >= 0 &&
-            xb_policy_choose(f.load, &p, from, (unsigned)target, s->traffic * MB, &choice)) {
+            xb_policy_choose(f.load, &p, from, (unsigned)target, own_traffic(s), &choice)) {
             best = id;
             best_to = target;
         }
@@ -305,8 +325,10 @@ void sim_module_tick(void)
     bool relieve_now = now - overload_us >= OVERLOAD_EVERY_US;
 
     for (int f = 0; f < opt.fronts; f++) {
-        if (fold_now)
+        if (fold_now) {
             fold(f);
+            estimate_pace(f);
+        }
         for (int i = 0; i < sim.nodes && opt.moves > 0; i++) {
             if (sim.node[i].up && sim.node[i].draining)
                 drain(i, f);

@@ -498,6 +498,25 @@ static void killed_tick(void)
     free_members(m);
 }
 
+/* A credit decays as fast as the work itself, when it comes, is noticed. */
+static void credits(void)
+{
+    xb_members_t *m = new_members();
+
+    xb_member_find(m, XB_MEMBERS_MAX);
+    xb_member_join(m, 0, 1 * S, 1000, 3);
+    xb_member_credit(m, 0, 500, 0.5);
+    is_figures(m, 1 * S, 1500, 3.5, "credit: counts at once");
+    xb_member_fold(m, 0, &decay, 1 * S);
+    is_figures(m, 11 * S, 1500 * exp2(-1 / 6.0), 1.75, "credit: decays");
+    xb_member_credit(m, 0, -500, -8);
+    is_figures(m, 11 * S, 1500 * exp2(-1 / 6.0) - 500, 0, "credit: never below zero");
+    xb_member_credit(m, 0, NAN, INFINITY);
+    xb_member_credit(m, XB_MEMBER_NONE, 500, 1);
+    is_figures(m, 11 * S, 1500 * exp2(-1 / 6.0) - 500, 0, "credit: absurd, or nobody's: none");
+    free_members(m);
+}
+
 int main(void)
 {
     full_table();
@@ -514,5 +533,6 @@ int main(void)
     readers_and_tick();
     interrupted_reader();
     killed_tick();
+    credits();
     return done();
 }

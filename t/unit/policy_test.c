@@ -25,27 +25,37 @@ static void is_near(double got, double want, const char *name)
 
 static void scores_by_hand(void)
 {
-    /* T 1.5, 0.5; Q (3+1)/3, (1+1)/3; k 4/5 */
+    /* T 1.5, 0.5; Q (3+2)/4, (1+2)/4; k 4/5 */
     xb_load_t two[] = {LOAD(1, 300, 3, 5, BOTH), LOAD(1, 100, 1, 5, BOTH)};
-    /* 1:1:2:4, everything in proportion to the weights, occupancy+1 as well */
+    /* 1:1:2:4, everything in proportion to the weights, occupancy+2 as well */
     xb_load_t fair[] = {LOAD(1, 100, 1, 1, BOTH), LOAD(1, 100, 1, 1, BOTH),
-                        LOAD(2, 200, 3, 1, BOTH), LOAD(4, 400, 7, 1, BOTH)};
-    /* wrong weights, all 1: T (100,100,200,400)/200, Q (2,2,4,8)/4; k 12/14 */
+                        LOAD(2, 200, 4, 1, BOTH), LOAD(4, 400, 10, 1, BOTH)};
+    /* wrong weights, all 1: T (100,100,200,400)/200, Q (3,3,6,12)/6; k 16/18 */
     xb_load_t wrong[] = {LOAD(1, 100, 1, 1, BOTH), LOAD(1, 100, 1, 1, BOTH),
-                         LOAD(1, 200, 3, 1, BOTH), LOAD(1, 400, 7, 1, BOTH)};
+                         LOAD(1, 200, 4, 1, BOTH), LOAD(1, 400, 10, 1, BOTH)};
 
     xb_policy_score(two, 2);
-    is_near(two[0].score, (1.5 + 2 * (1 + 0.8 / 3)) / 3, "two members: the busy one");
-    is_near(two[1].score, (0.5 + 2 * (1 - 0.8 / 3)) / 3, "two members: the other one");
+    is_near(two[0].score, (1.5 + 4 * (1 + 0.8 / 4)) / 5, "two members: the busy one");
+    is_near(two[1].score, (0.5 + 4 * (1 - 0.8 / 4)) / 5, "two members: the other one");
     xb_policy_score(fair, 4);
     for (int i = 0; i < 4; i++)
         is_near(fair[i].score, 1, "a fleet in proportion to its weights is balanced");
     xb_policy_score(wrong, 4);
-    is_near(wrong[0].score, (0.5 + 2 * (1 - 6 / 14.0)) / 3,
+    is_near(wrong[0].score, (0.5 + 4 * (1 - 8 / 18.0)) / 5,
             "wrong weights: a small node looks idle");
     is_near(wrong[2].score, 1, "wrong weights: the middle one looks balanced");
-    is_near(wrong[3].score, (2 + 2 * (1 + 12 / 14.0)) / 3,
+    is_near(wrong[3].score, (2 + 4 * (1 + 16 / 18.0)) / 5,
             "wrong weights: the large node looks overloaded");
+    /* until it is seen that the small ones are slow, and the large one is quick */
+    wrong[0].slow = wrong[1].slow = log(2);
+    wrong[3].slow = -log(2);
+    xb_policy_score(wrong, 4);
+    for (int i = 0; i < 4; i++)
+        is_near(wrong[i].score, 1, "wrong weights, pace known: balanced");
+    wrong[0].slow = NAN;
+    wrong[3].slow = INFINITY;
+    xb_policy_score(wrong, 4);
+    ok(isfinite(wrong[0].score) && isfinite(wrong[3].score), "an absurd pace counts nothing");
 }
 
 static void scores_at_the_edges(void)
@@ -167,7 +177,7 @@ static void targets(void)
     is_int(left, 2, "all that may take it are candidates");
 }
 
-/* Traffic 1000 at weight 1 against 200 at weight 2: more than 900 turns the imbalance round. */
+/* Traffic 1000 at weight 1 against 200 at weight 2: 600 make both carry 400 for each unit. */
 static void choices(void)
 {
     xb_load_t l[] = {LOAD(1, 1000, 3, 5, BOTH), LOAD(2, 200, 1, 5, BOTH)};
@@ -179,24 +189,39 @@ static void choices(void)
        "choice: not above the threshold");
     l[1].score = 0.9;
     ok(xb_policy_choose(l, &policy, 0, 1, 2000, &c), "choice: too busy a session, if no other");
-    ok(!xb_policy_choose(l, &policy, 0, 1, 901, &c),
-       "choice: another of that kind is no better");
+    ok(!xb_policy_choose(l, &policy, 0, 1, 601, &c),
+       "choice: another one like it is no better");
     ok(xb_policy_choose(l, &policy, 0, 1, 0, &c), "choice: an idle one is");
     ok(xb_policy_choose(l, &policy, 0, 1, 50, &c), "choice: a busy one even more");
     ok(!xb_policy_choose(l, &policy, 0, 1, 49, &c), "choice: the busiest one stays");
-    ok(xb_policy_choose(l, &policy, 0, 1, 900, &c), "choice: until the loads are turned round");
-    ok(!xb_policy_choose(l, &policy, 0, 1, 901, &c), "choice: not beyond");
+    ok(xb_policy_choose(l, &policy, 0, 1, 599.999, &c), "choice: until both carry the same");
+    ok(!xb_policy_choose(l, &policy, 0, 1, 600.001, &c), "choice: not beyond");
     ok(c.found, "choice: there is one");
-    is_near(c.traffic, 900, "choice: the last one taken");
+    is_near(c.traffic, 599.999, "choice: the last one taken");
+    l[1].slow = log(2); /* it carries 200 for its one unit: 400 even that out */
+    c = (xb_choice_t){0};
+    ok(xb_policy_choose(l, &policy, 0, 1, 1, &c) &&
+           !xb_policy_choose(l, &policy, 0, 1, 400.001, &c) &&
+           xb_policy_choose(l, &policy, 0, 1, 399.999, &c),
+       "choice: by effective weight");
 }
 
-static void session_cost(void)
+static void worth(void)
 {
     xb_load_t l[] = {LOAD(1, 300, 3, 5, BOTH), LOAD(1, 100, 1, 3, XB_LOAD_USABLE),
                      LOAD(1, 1e9, 1, 1, 0), LOAD(1, -7, 1, 0, BOTH)};
+    xb_worth_t w = xb_policy_mean_worth(l, 4);
 
-    is_near(xb_policy_session_cost(l, 4), 50, "cost: usable members' traffic per session");
-    is_near(xb_policy_session_cost(l + 3, 1), 0, "cost: no session, no cost");
+    is_near(w.bytes, 50, "worth: usable members' traffic per session");
+    is_near(w.requests, 5 / 8.0, "worth: and requests in flight");
+    w = xb_policy_mean_worth(l + 3, 1);
+    ok(w.bytes == 0 && w.requests == 0, "worth: no session, no worth");
+    w = xb_policy_own_worth(&l[0], 100);
+    is_near(w.bytes, 100, "own worth: its traffic");
+    is_near(w.requests, 1, "own worth: the same share of the requests in flight");
+    is_near(xb_policy_own_worth(&l[0], 1e6).requests, 3, "own worth: not more than there are");
+    w = xb_policy_own_worth(&l[3], NAN);
+    ok(w.bytes == 0 && w.requests == 0, "own worth: absurd traffic, no worth");
 }
 
 /* ---- token bucket */
@@ -277,7 +302,7 @@ int main(void)
     overload_choice();
     targets();
     choices();
-    session_cost();
+    worth();
     bucket_hour(2, 10, 50000, 10 + 7200);
     bucket_hour(3, 10, 7919, 10 + 10799); /* the last step ends before the last third */
     bucket_hour(0.5, 1, 250000, 1 + 1800);

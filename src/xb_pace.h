@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How fast members answer, and from that how much slower they are than their weights say. Only
+ * differences within a fleet count, so nothing is learned from what all nodes share. In shared
+ * memory, as a part of a member's record; included by xb_member.h.
+ *
+ * g: geometric mean of the times to small answers, decayed with a half-life of 30 s; G: the
+ * same over the fleet; d = ln(g/G), of which 0.15 either way is ignored: contents differ, and a
+ * small node is a little slower by nature. slow grows by d/100 a second and fades with a time
+ * constant of 1000 s. A member's effective weight is weight * exp(-slow), a factor of 1/8 to 8.
+ * Source: docs/simulation.md. */
+#ifndef XB_PACE_H
+#define XB_PACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define XB_SLOW_MAX 2.0794415416798357 /* ln 8 */
+
+typedef struct {
+    _Atomic uint64_t answers, logs; /* raw, only grow; any thread */
+    _Atomic uint64_t slow_bits;     /* double; written by the tick, read by any thread */
+    /* the tick's own; a holder of the lease that dies in between leaves a sample counted twice
+     */
+    _Atomic uint64_t answers_seen, logs_seen, count_bits, sum_bits;
+    _Atomic int64_t at_us;
+} xb_pace_t;
+
+/* A small answer has begun `us` after its request was sent. Any thread. */
+void xb_pace_note(xb_pace_t *p, int64_t us);
+
+/* ln of how much slower the member is than its weight says; 0: as fast as its weight says. Any
+ * thread. */
+double xb_pace_slow(const xb_pace_t *p);
+
+/* Tick only: the members of one fleet. open[i]: takes new sessions; the others are measured
+ * against these. */
+void xb_pace_estimate(xb_pace_t *const *p, const bool *open, unsigned n, int64_t now_us);
+
+#endif
