@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* To be preloaded: the host "slow.test" is 127.0.0.1, and while the file named by XB_SLOW_NAMES is
- * there it takes three seconds to find that out. */
+/* To be preloaded: the host "slow.test" is 127.0.0.1, and while the file named by XB_SLOW_NAMES
+ * is there it takes three seconds to find that out. */
 #include <dlfcn.h>
 #include <netdb.h>
 #include <stdlib.h>
