@@ -128,7 +128,8 @@ $heads{ $_->{id} }++ for $n1->heads, $n2->heads;
 is_deeply [ grep { $heads{ $id{$_} } } sort keys %untouched ], [],
     'a session that is refused for what memcached holds is not touched at any node';
 my %asked = map { $_->{id} => 1 } $n2->heads;
-is_deeply [ grep { $asked{ $id{$_} } } grep { /^(?:flush|renamed|never|not-in)/ } sort keys %id ], [],
+is_deeply [ grep { $asked{ $id{$_} } }
+            grep { /^(?:flush|renamed-by-home|never|not-in)/ } sort keys %id ], [],
     'nor is the target asked for one that was not quiet or not flushed';
 
 # Usable where they were. What a rename by the home itself does to its clients is MSM's doing.
