@@ -28,9 +28,10 @@
  * user may be waiting, and while nobody is. */
 #define MISSING_US 100000
 #define MISSING_IDLE_US 500000
-/* A session that could not be verified is asked for again after this long; one that its home
- * has, and cannot store, much later: MSM breaks its connection off over one that is too large,
- * and what it stores of others meanwhile is lost. */
+/* A session that could not be verified is asked for again after this long, as is one that its
+ * home was to store for a move and did not. Later if it was given time and nobody uses it: MSM
+ * breaks its connection off over a session that is too large, and what it stores of others
+ * meanwhile is lost. */
 #define VERIFY_AGAIN_US (30 * INT64_C(1000000))
 #define STORED_IN_VAIN_US (300 * INT64_C(1000000))
 #define MARK_AGAIN_US 20000
@@ -388,10 +389,7 @@ static xb_refusal_t carry_out(xnat_steps_t *m, xb_refusal_t known)
 
 static int64_t back_off(const xnat_steps_t *m, xb_refusal_t outcome)
 {
-    if (m->in_vain) {
-        return STORED_IN_VAIN_US;
-    }
-    if (m->job->kind == XNAT_JOB_VERIFY) {
+    if (m->in_vain || m->job->kind == XNAT_JOB_VERIFY) {
         return VERIFY_AGAIN_US;
     }
     if (!was_chosen(m->job) && m->job->kind != XNAT_JOB_ADOPT) {

@@ -17,8 +17,11 @@ static const char *const keys[] = {"k", "abc-n1.tomcat1", "k2"};
 
 static void start(xb_store_reply_t *r, unsigned verb, uint8_t *buf, size_t cap)
 {
-    if (verb == XB_REPLY_GET)
+    if (verb == XB_REPLY_GET) {
         xb_store_reply_get(r, keys, 3, buf, cap);
+        r->find = "ab\r";
+        r->find_n = 3;
+    }
     else
         xb_store_reply_line(r, verb);
 }
@@ -53,7 +56,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check(&parts, cap);
     for (size_t i = FRONT + cut; i < size; i++)
         xb_store_reply_feed(&parts, data + i, 1);
-    assert(whole.rc == parts.rc);
+    assert(whole.rc == parts.rc && whole.holds == parts.holds);
     if (whole.rc == XB_REPLY_FOUND)
         assert(whole.mask == parts.mask && whole.got == parts.got && memcmp(a, b, cap) == 0);
     assert(a[cap] == 0 && b[cap] == 0);
