@@ -91,7 +91,7 @@ $(foreach f,plain asan tsan,$(eval $(call flavour,$(f))))
 
 # Control builds without a rule of the move protocol (src/xb_rule.h): t/713-controls.t shows what some
 # of them prevent, t/mutants that a test notices each. Only the files that know of the rules differ.
-CONTROLS := 1 2 8 12 256
+CONTROLS := 1 2 4 8 12 256
 RULES    := $(shell sed -n 's/^ *XB_RULE_[A-Z0-9]* = \([0-9]*\).*/\1/p' src/xb_rule.h)
 ruled    := $(shell grep -l xb_rule.h src/*.c)
 control_core = $(patsubst src/%.c,$(B)/control/$(1)/%.o,$(filter src/xb_%,$(ruled))) \

@@ -4,6 +4,7 @@
 #   my $s = XB::Site->new($t, tomcats => 3, memcacheds => 2, serializer => 'kryo',
 #                         conf => 'XnatBalanceMove Drain', module => 'build/x.so',
 #                         tomcat => {permits => 4}, member => 'timeout=2', section => 'ProxySet ...',
+#                         piped => 1,      # an XB::Pipe before tomcat1: $s->pipe
 #                         stock => 'bytraffic');     # that lbmethod, without the module
 #   $s->httpd, $s->client (XB::Client), $s->msm (XB::Msm), $s->tomcat(1), ->tomcat('tomcat1')
 #   $s->only(1)                  # the other members take no requests; only(): all do again
@@ -17,6 +18,7 @@ package XB::Site;
 use v5.36;
 use JSON::PP ();
 use XB::Msm ();
+use XB::Pipe ();
 use XB::Tomcat ();
 
 sub new ($class, $t, %opt)
@@ -36,8 +38,10 @@ sub new ($class, $t, %opt)
 sub start_httpd ($self, %opt)
 {
     @$self{keys %opt} = values %opt;
+    $self->{pipe} //= XB::Pipe->new($self->{t}, 'pipe', $self->{tc}[0]{port}{http})
+        if $self->{piped};
     my $members = join "\n",
-        map { 'BalancerMember ' . $_->url('') . ' route=' . $_->route . " $self->{member}" }
+        map { 'BalancerMember ' . $self->_url($_) . ' route=' . $_->route . " $self->{member}" }
         @{$self->{tc}};
     my $own = $self->{stock} ? '' : <<~END;
         XnatBalanceMemcachedNodes "@{[ $self->{msm}->nodes ]}"
@@ -69,6 +73,13 @@ sub start_httpd ($self, %opt)
     return $self;
 }
 
+sub _url ($self, $tc)
+{
+    my $pipe = $self->{piped} ? $self->{pipe} : undef;
+    return $pipe && $tc == $self->{tc}[0] ? 'http://' . $pipe->address : $tc->url('');
+}
+
+sub pipe ($self) { return $self->{pipe} }
 sub httpd ($self) { return $self->{httpd} }
 sub client ($self) { return $self->{client} }
 sub msm ($self) { return $self->{msm} }
@@ -79,7 +90,7 @@ sub tomcat ($self, $which) { return $self->{tc}[ ($which =~ /(\d+)$/)[0] - 1 ] }
 
 sub _set ($self, $which, %flag)
 {
-    $self->{httpd}->manager('app', $self->tomcat($which)->url(''), %flag);
+    $self->{httpd}->manager('app', $self->_url($self->tomcat($which)), %flag);
     return;
 }
 
