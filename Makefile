@@ -246,4 +246,5 @@ clean:
 .SECONDARY:
 .DELETE_ON_ERROR:
 .PHONY: all help asan controls install uninstall check tests tomcat unit fuzz-replay fuzz model \
-    mutants bench-cost bench-deps bench-table bench-mover bench-instructions bench-throughput clean demo demo-up demo-down have-cc have-apxs have-clang have-spin
+    mutants bench-cost bench-deps bench-table bench-mover bench-instructions bench-throughput \
+    clean demo demo-up demo-down have-cc have-apxs have-clang have-spin
