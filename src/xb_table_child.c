@@ -313,8 +313,8 @@ xb_enter_t xb_table_enter_at(xb_table_t *t, unsigned child, uint64_t tag, int64_
     return XB_ENTER_UNKNOWN;
 }
 
-/* 2^-x for x >= 0, to a millionth: of 2^-f its Taylor series about the middle, the rest is the
- * exponent's. */
+/* 2^-x for x >= 0, to three millionths: of 2^-f its Taylor series about the middle, the rest is
+ * the exponent's. */
 static double halved(double x)
 {
     if (x >= 1000)

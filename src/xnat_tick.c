@@ -17,6 +17,8 @@
 #define CHECK_CHILDREN_EVERY_US SECOND_US
 /* A session that nobody has used for so long is not at home anywhere that matters. */
 #define LIVE_US (30 * 60 * SECOND_US)
+/* Slots that one tick looks at: a million sessions shall not cost per cents of a core. */
+#define SHARE_MOST 16384
 /* A gate that a request has shut is seen to within milliseconds, or has been overlooked. */
 #define OVERLOOKED_US 300000
 
@@ -218,12 +220,13 @@ static void adopt_gates(void)
 
 /* ---- the walk */
 
-/* The whole table in twenty ticks: sessions at home at each member are counted, and gates found
- * that nobody tends. */
+/* The whole table in twenty ticks, a very large one in more: sessions at home at each member
+ * are counted, and gates found that nobody tends. */
 static void walk(int64_t now)
 {
     static uint32_t next, live[XB_MEMBERS_MAX];
-    uint32_t slots = xb_table_slots(xnat_table), end = next + slots / 20 + 1;
+    uint32_t slots = xb_table_slots(xnat_table), share = slots / 20 + 1;
+    uint32_t end = next + (share < SHARE_MOST ? share : SHARE_MOST);
     for (; next < slots && next < end; next++) {
         xb_glance_t g;
         xb_view_t v;

@@ -3,7 +3,7 @@
 # Sticky requests at full speed on kept-alive connections, each of another session: the module (with
 # a store, moves on) beside bytraffic, and with 1,000,000 sessions in its table beside 1,000. Two
 # proxies are measured at the same time, for a second, so that other work on the machine takes from
-# both; what counts is the ratio of the two. A pair of two bytraffic is the control. Pairs take turns:
+# both; what counts is the ratio of the two. A pair of equals is the control. Pairs take turns:
 #   perl -It/lib t/bench/throughput.pl [rounds] [sessions]
 # cpu: processor time that the proxy's process takes for a request, with the kernel's part.
 use v5.36;
@@ -46,18 +46,19 @@ printf "%-36s %6s %6s  %-25s %6s %6s  %-25s\n", 'a and b', 'a/s', 'b/s', 'ratio'
     'ratio of cpu';
 
 my %run = map { $_->[0] => [ $bench->proxy($_->[1], name => $_->[0], @$_[ 2 .. $#$_ ]), $FEW ] }
-    [ 'stock', 'bytraffic' ], [ 'again', 'bytraffic' ], [ 'xnat', 'xnat', moves => 1 ];
+    [ 'stock', 'bytraffic' ], [ 'again', 'bytraffic' ], [ 'base', 'bytraffic' ],
+    [ 'xnat', 'xnat', moves => 1 ];
 $bench->fill(@{$run{xnat}});
-my $got = rounds(control => [ @run{qw(stock again)} ], module => [ @run{qw(stock xnat)} ]);
+my $got = rounds(control => [ @run{qw(stock again)} ], module => [ @run{qw(base xnat)} ]);
 report('bytraffic and bytraffic', $got->{control});
 report('bytraffic and xnat', $got->{module});
 $_->[0]->stop for values %run;
 
 %run = map { my ($name, $n) = @$_;
              $name => [ $bench->proxy('xnat', name => $name, moves => 1, sessions => 1.3 * $MANY), $n ]
-       } [ few => $FEW ], [ same => $FEW ], [ many => $MANY ];
+       } [ one => $FEW ], [ two => $FEW ], [ few => $FEW ], [ many => $MANY ];
 $bench->fill(@$_) for values %run;
-$got = rounds(control => [ @run{qw(few same)} ], table => [ @run{qw(few many)} ]);
+$got = rounds(control => [ @run{qw(one two)} ], table => [ @run{qw(few many)} ]);
 report("xnat, $FEW and $FEW sessions", $got->{control});
 report("xnat, $FEW and $MANY sessions", $got->{table});
 $t->shut_down;
