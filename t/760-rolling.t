@@ -142,7 +142,7 @@ subtest 'a rolling restart' => sub {
 };
 
 for my $control (['XnatBalanceMove Off', conf => 'XnatBalanceMove Off'],
-                 ['bytraffic', stock => 1]) {
+                 ['bytraffic', stock => 'bytraffic']) {
     my ($name, @with) = @$control;
     subtest "control: $name" => sub {
         $t->allow_log(qr/AH(?!0005)/);          # but no child that was killed

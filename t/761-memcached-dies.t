@@ -104,7 +104,7 @@ subtest 'nobody loses a write or a login' => sub {
     is_deeply($ours->{others}, [], 'users of the other memcached notice nothing');
     is_deeply($ours->{other}, [], 'there is no error but 401');
     is_deeply($site->refusals, {}, 'nothing was to be moved');
-    my $stock = dies('bytraffic', stock => 1);
+    my $stock = dies('bytraffic', stock => 'bytraffic');
     cmp_ok($stock->{refused}, '>', 0, 'bytraffic: MSM answers 401 to requests under way');
 };
 $t->finish;

@@ -98,7 +98,7 @@ subtest 'the node dies' => sub {
     cmp_ok($ours->{saved}, '>', 6, 'sessions to lose');
     is_deeply($ours->{bad}, [], 'who was stored is logged in elsewhere');
     is_deeply($ours->{lost}, [], 'and loses nothing there');
-    node_dies('bytraffic', stock => 1);
+    node_dies('bytraffic', stock => 'bytraffic');
 };
 # ---- a session has moved, its user has not come back yet, and its memcached dies
 

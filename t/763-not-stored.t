@@ -137,7 +137,7 @@ subtest 'time runs out' => sub {
 
 subtest 'control: what they lose with their node' => sub {
     my %id = map { $_ => $odd->id($_) } $odd->names;
-    $site->start_httpd(stock => 1);
+    $site->start_httpd(stock => 'bytraffic');
     $site->tomcat(1)->kill;
     my %left;
     for my $name ($odd->names) {

@@ -152,8 +152,11 @@ static void check(void)
         opt.event_node = opt.nodes - 1;
 }
 
-/* About 1.15 sessions begin in a second at each node of unit size and full load. */
-#define SESSIONS_PER_UNIT 930.0
+/* Sessions of a site with one node of unit size and full load, in two hours; a little less than
+ * there are. */
+#define SESSIONS_PER_UNIT 740.0
+#define TWO_HOURS 7200.0
+#define HISTORY 3600.0 /* as in sim_workload.c */
 
 static double make_nodes(void)
 {
@@ -162,7 +165,8 @@ static double make_nodes(void)
     for (int i = 0; i < opt.nodes; i++)
         all += opt.capacity[i];
     if (opt.sessions > 0)
-        opt.size = opt.sessions / (SESSIONS_PER_UNIT * opt.load * all);
+        opt.size = opt.sessions * TWO_HOURS / (opt.end + HISTORY) /
+                   (SESSIONS_PER_UNIT * opt.load * all);
     all *= opt.unit * opt.size;
     sim.event_capacity = opt.capacity[opt.event_node] * opt.unit * opt.size;
     sim.nodes = opt.policy == SIM_POOL ? 1 : opt.nodes;
