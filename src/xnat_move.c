@@ -343,7 +343,7 @@ static xb_refusal_t revive(xnat_steps_t *m)
         return XB_REFUSALS;
     }
     xb_refusal_t why = xnat_rescue(m);
-    if (why == XB_NO_TARGET || why == XB_NO_STORE) { /* nothing better than its home */
+    if (why == XB_NO_TARGET || why == XB_NO_STORE || m->stale) { /* nothing better */
         m->to = m->from;
         return XB_REFUSALS;
     }

@@ -143,6 +143,26 @@ static void try_flush(xnat_steps_t *m)
     }
 }
 
+static bool is_avoided(const xnat_steps_t *m, unsigned member)
+{
+    return m->avoid[member / 64] >> member % 64 & 1;
+}
+
+/* The session's record has places for a few nodes only: what is in it now stays barred while
+ * targets are tried that take the oldest ones' places. */
+static void avoid_visited(xnat_steps_t *m, const xnat_fleet_t *f)
+{
+    bool visited[XNAT_FLEET_MAX];
+    xb_view_t v;
+    if (!xb_table_view(xnat_table, m->job->slot, &v)) {
+        return;
+    }
+    xnat_fleet_visited(f, &v, xnat_now_us(), visited);
+    for (unsigned i = 0; i < f->n; i++) {
+        m->avoid[f->member[i] / 64] |= (uint64_t)visited[i] << f->member[i] % 64;
+    }
+}
+
 /* Chooses m->to among the nodes that the session has not been at; one that just failed to
  * answer another session's probe only if there is no other. False: there is none. */
 static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
@@ -158,6 +178,7 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
     }
     xnat_fleet_visited(f, &v, xnat_now_us(), visited);
     for (unsigned i = 0; i < f->n; i++) {
+        visited[i] = visited[i] || is_avoided(m, f->member[i]);
         barred[i] = visited[i] || xnat_health_is_silent(f->member[i]);
     }
     unsigned from = home >= 0 ? (unsigned)home : f->n;
@@ -279,12 +300,20 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
     }
     xnat_steps_mark(m, m->from);
     xb_refusal_t why = XB_NO_TARGET;
-    for (int i = 0; i < TRIES && (i == 0 || choose(m, &fleet)); i++) {
+    avoid_visited(m, &fleet);
+    for (int i = 0; (i < TRIES || m->stale) && (i == 0 || choose(m, &fleet)); i++) {
         why = xnat_steps_take_over(m);
+        if (m->stale) { /* a former home that nobody remembered: the next one */
+            avoid_visited(m, &fleet);
+            continue;
+        }
         if (why != XB_NO_READY && why != XB_NO_PROBE && why != XB_NO_PROBE_LATE) {
             break;
         }
         xnat_health_silent(m->to);
+    }
+    if (m->stale) { /* rather nobody than a node that would answer from its old copy */
+        m->to = m->from;
     }
     return why;
 }

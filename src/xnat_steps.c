@@ -15,6 +15,8 @@
 #define PROOF_US 2000000
 /* The same at the gate of a mover that was lost, whose requests have waited for another one. */
 #define ADOPT_US 1500000
+/* A rescue goes on to its next target if this one has not so much as touched the old key. */
+#define STALE_US 700000
 /* A well node answers a HEAD for a page that it does not have within milliseconds. */
 #define READY_US 500000
 /* Life of a moved marker beyond the session's own: the stale copy's background cycle. */
@@ -155,15 +157,20 @@ bool xnat_steps_cookie_proves(xnat_steps_t *m, const xnat_probe_answer_t *answer
            is_text(m->fresh.route, xnat_shm->route[m->to].route);
 }
 
+static bool is_old_there(xnat_keys_t keys)
+{
+    return keys == XNAT_KEYS_OLD || keys == XNAT_KEYS_BOTH;
+}
+
 xnat_keys_t xnat_steps_keys_prove(xnat_steps_t *m)
 {
     int64_t most = m->job->kind == XNAT_JOB_ADOPT ? ADOPT_US : PROOF_US;
-    int64_t end = xnat_now_us() + xnat_steps_left(m, most);
+    int64_t begun = xnat_now_us(), end = begun + xnat_steps_left(m, most);
     apr_interval_time_t nap = 500;
     xnat_keys_t keys = XNAT_KEYS_NEW;
     while (XB_RULE(FLIP) &&
            (keys = xnat_move_keys(m->hands, m->xb, &m->old, &m->fresh)) != XNAT_KEYS_NEW &&
-           xnat_now_us() < end) {
+           xnat_now_us() < (m->others && is_old_there(keys) ? begun + STALE_US : end)) {
         apr_sleep(nap);
         nap = nap < 10000 ? nap * 2 : nap;
     }
@@ -191,16 +198,14 @@ bool xnat_steps_taken_unseen(xnat_steps_t *m)
     return true;
 }
 
-static xb_refusal_t no_proof(xnat_probe_rc_t rc, bool cookie)
+static xb_refusal_t no_proof(xnat_probe_rc_t rc)
 {
     static const xb_refusal_t refusal[] = {
         [XNAT_PROBE_REFUSED] = XB_NO_PROBE,
         [XNAT_PROBE_BROKEN] = XB_NO_PROBE,
         [XNAT_PROBE_LATE] = XB_NO_PROBE_LATE,
     };
-    return rc != XNAT_PROBE_ANSWERED ? refusal[rc]
-           : cookie                  ? XB_NO_PROOF_KEYS
-                                     : XB_NO_PROOF_COOKIE;
+    return rc != XNAT_PROBE_ANSWERED ? refusal[rc] : XB_NO_PROOF_COOKIE;
 }
 
 /* Nobody has begun to take it over: while others are left to ask, that is not waited for. */
@@ -230,9 +235,34 @@ xb_refusal_t xnat_steps_ready(const xnat_steps_t *m)
     return XB_NO_READY;
 }
 
+/* Where nodes have restarted since, nothing is left of the session: their places are free. The
+ * gate is shut, so nothing is sent there meanwhile. */
+static void forget_reborn(const xnat_steps_t *m)
+{
+    xb_view_t v;
+    for (unsigned i = 0; xb_table_view(xnat_table, m->job->slot, &v) && i < v.visited_count;
+         i++) {
+        unsigned member = v.visited[i].member;
+        if (member < XB_MEMBERS_MAX && member != v.w.home &&
+            v.visited[i].touched_us <
+                __atomic_load_n((int64_t *)&xnat_members->member[member].reborn_us,
+                                __ATOMIC_RELAXED)) {
+            xb_table_unvisit(xnat_table, m->job->slot, member);
+        }
+    }
+}
+
+/* Its old home keeps it, if it lives; where it has been is no longer known. */
+static xb_refusal_t unproved(const xnat_steps_t *m)
+{
+    xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
+    return XB_NO_PROOF_KEYS;
+}
+
 xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer = {0};
+    m->stale = false;
     xb_refusal_t ready = xnat_steps_ready(m);
     if (ready != XB_REFUSALS) {
         return ready;
@@ -241,6 +271,7 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     if (!xnat_steps_is_ours(m) || !xnat_balancer_of(m->xb->balancer)) {
         return XB_NO_TOKEN;
     }
+    forget_reborn(m);
     if (XB_RULE(SENT)) {
         xb_table_visit(xnat_table, m->job->slot, m->to, xnat_now_us());
     }
@@ -252,8 +283,10 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
         return XB_NO_PROOF_PATH;
     }
-    if (cookie && xnat_steps_keys_prove(m) == XNAT_KEYS_NEW) {
-        return XB_REFUSALS;
+    if (cookie) {
+        xnat_keys_t keys = xnat_steps_keys_prove(m);
+        m->stale = is_old_there(keys);
+        return keys == XNAT_KEYS_NEW ? XB_REFUSALS : unproved(m);
     }
     if (rc == XNAT_PROBE_LATE && is_untouched(m)) {
         return XB_NO_PROBE_LATE;
@@ -261,5 +294,5 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     if (rc != XNAT_PROBE_REFUSED && xnat_steps_taken_unseen(m)) {
         return XB_REFUSALS;
     }
-    return no_proof(rc, cookie);
+    return no_proof(rc);
 }

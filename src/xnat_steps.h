@@ -28,7 +28,9 @@ typedef struct {
     bool named;         /* the flush's answer had the session's id */
     bool others;        /* a rescue with other targets left, if this one does not answer */
     bool proved;        /* by the keys: m->to has it */
+    bool stale;         /* m->to answered for the session and did not take it over */
     bool other_path;    /* an answer's id was for another Path than the session's */
+    uint64_t avoid[XB_MEMBERS_MAX / 64]; /* a rescue's: bits of members that it is not to ask */
     unsigned path;
     uint32_t life_s;   /* max inactive of the session */
     size_t bytes;      /* of the stored value */
