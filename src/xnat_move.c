@@ -122,7 +122,7 @@ static xb_refusal_t wait_for_store(xnat_steps_t *m, int64_t before_ms)
             last_us = now;
             stored = true;
         }
-        else if (stored && now - last_us >= still_us) {
+        else if (stored && (now - last_us >= still_us || !XB_RULE(STORED))) {
             break;
         }
         if (now >= end || xnat_mover_is_stopping()) {

@@ -279,13 +279,14 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
         m, m->to_worker, m->old_text,
         xnat_steps_left(m, m->xb->conf.gate_timeout / (m->others ? 4 : 2)), &answer);
     bool cookie = rc == XNAT_PROBE_ANSWERED && xnat_steps_cookie_proves(m, &answer);
-    if (cookie && m->other_path) { /* its true home, in memory, is the one that keeps it */
+    if (cookie && m->other_path &&
+        XB_RULE(PATH)) { /* its true home, in memory, is the one that keeps it */
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
         return XB_NO_PROOF_PATH;
     }
     if (cookie) {
         xnat_keys_t keys = xnat_steps_keys_prove(m);
-        m->stale = is_old_there(keys);
+        m->stale = is_old_there(keys) && XB_RULE(STALE);
         return keys == XNAT_KEYS_NEW ? XB_REFUSALS : unproved(m);
     }
     if (rc == XNAT_PROBE_LATE && is_untouched(m)) {

@@ -38,7 +38,7 @@ subtest 'nine nodes' => sub {
     my $move = sub ($user, $from, $to) {
         $rig->only($from, $to);
         $rig->drain($from);
-        my $came = eval { wait_for { $rig->ask($user, '/read')->{node} eq $to } 5, 'a move' };
+        my $came = eval { wait_for { $rig->ask($user, '/read')->{node} eq $to } 20, 'a move' };
         $rig->undrain($from);
         return $came;
     };
