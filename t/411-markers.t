@@ -128,7 +128,7 @@ is_deeply [ map { $_->{uri} } grep { $_->{id} eq $asked } map { $_->heads } @n{q
 # ---- all that the module ever said to memcached
 
 my @said = map { $rig->relay($_)->commands } @stores;
-my $beat = qr/^(?:get|set) xnat-balance:front:[0-9a-f]{16}(?: 0 5 16 [0-9a-f]{16})?$/;
+my $beat = qr/^(?:get|set) xnat-balance:front:[0-9a-f]{16}(?: 0 86400 16 [0-9a-f]{16})?$/;
 ok(scalar(grep { /$beat/ } @said), 'it tells other front ends that it is here');
 @said = grep { !/$beat/ } @said;
 my %verb;
