@@ -38,7 +38,7 @@ enum {
     /* logged out or renamed: forgotten as soon as nothing is in flight and no former home may
      * still know it */
     XB_SESSION_ENDED = 4,
-    /* more visited nodes than fit: no voluntary move */
+    /* more visited nodes than fit, the oldest is not listed: no voluntary move */
     XB_SESSION_CROWDED = 8,
     /* moved, and no request has come since; set and cleared by the glue */
     XB_SESSION_FRESH = 16,

@@ -40,6 +40,22 @@ bool xb_entry_revisit(xb_entry_t *e, unsigned member, int64_t now_us)
     return false;
 }
 
+/* The place of the node that was visited the longest ago, other than the home: its copy is the
+ * first to die. */
+static unsigned oldest_visit(xb_entry_t *e, unsigned home)
+{
+    unsigned at = 0;
+    uint32_t oldest = UINT32_MAX;
+    for (unsigned i = 0; i < XB_VISITED_MAX; i++) {
+        uint64_t v = atomic_load(&e->visited[i]);
+        if (xb_visited_member(v) != home && (uint32_t)v < oldest) {
+            oldest = (uint32_t)v;
+            at = i;
+        }
+    }
+    return at;
+}
+
 void xb_entry_visit_locked(xb_entry_t *e, unsigned member, int64_t now_us)
 {
     unsigned home = xb_entry_word(e).home, at = XB_VISITED_MAX;
@@ -50,10 +66,11 @@ void xb_entry_visit_locked(xb_entry_t *e, unsigned member, int64_t now_us)
         if (!v || (xb_visited_member(v) != home && xb_entry_copy_died(e, v, now_us)))
             at = i;
     }
-    if (at < XB_VISITED_MAX)
-        atomic_store(&e->visited[at], visited_pack(member, now_us));
-    else
+    if (at == XB_VISITED_MAX) {
         atomic_fetch_or(&e->flags, XB_SESSION_CROWDED);
+        at = oldest_visit(e, home);
+    }
+    atomic_store(&e->visited[at], visited_pack(member, now_us));
     xb_entry_stir(e);
 }
 

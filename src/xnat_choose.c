@@ -324,7 +324,7 @@ static bool may_use_up(const plan_t *p, uint32_t slot, const xb_view_t *v, const
             return false;
         }
     }
-    return xnat_release_works(p->xb, slot, v, now);
+    return !XB_RULE(LAST) || xnat_release_works(p->xb, slot, v, now);
 }
 
 /* A session of the overloaded member. */

@@ -8,6 +8,7 @@
 #include "apr_strings.h"
 
 #include "mod_xnat_balance.h"
+#include "xb_rule.h"
 #include "xnat_fleet.h"
 #include "xnat_log.h"
 #include "xnat_move_store.h"
@@ -85,5 +86,5 @@ bool xnat_front_is_alone(const xnat_balancer_t *xb, int64_t now_us)
 {
     int64_t seen =
         __atomic_load_n((int64_t *)&xnat_shm->balancer[xb->record].front_us, __ATOMIC_RELAXED);
-    return !seen || now_us - seen > BAR_US;
+    return !seen || now_us - seen > BAR_US || !XB_RULE(FRONT);
 }

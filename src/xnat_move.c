@@ -114,7 +114,7 @@ static xb_refusal_t wait_for_store(xnat_steps_t *m, int64_t before_ms)
             last_us = now;
             stored = true;
         }
-        else if (stored && now - last_us >= still_us) {
+        else if (stored && (now - last_us >= still_us || !XB_RULE(STORED))) {
             break;
         }
         if (now >= end || xnat_mover_is_stopping()) {
@@ -344,7 +344,7 @@ static xb_refusal_t revive(xnat_steps_t *m)
         return XB_REFUSALS;
     }
     xb_refusal_t why = xnat_rescue(m);
-    if (why == XB_NO_TARGET || why == XB_NO_STORE) { /* nothing better than its home */
+    if (why == XB_NO_TARGET || why == XB_NO_STORE || m->stale) { /* nothing better */
         m->to = m->from;
         return XB_REFUSALS;
     }

@@ -165,7 +165,7 @@ static xb_refusal_t check_nonsticky(xnat_hands_t *hands, const xnat_balancer_t *
         return stored;
     }
     xb_refusal_t why = read_key(hands, xb, id, "lock:", value, &got, &total);
-    if (why != XB_NO_MARKER) {
+    if (why != XB_NO_MARKER && XB_RULE(LOCK)) {
         return why == XB_REFUSALS ? XB_NO_LOCK : why;
     }
     why = read_key(hands, xb, id, "validity:", value, &got, &total);

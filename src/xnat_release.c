@@ -7,6 +7,7 @@
 #include "apr_strings.h"
 
 #include "mod_xnat_balance.h"
+#include "xb_rule.h"
 #include "xnat_fleet.h"
 #include "xnat_front.h"
 #include "xnat_jmx.h"
@@ -178,6 +179,10 @@ static bool name_copy(release_t *r)
     char sep = r->job->xb->balancer->s->sticky_separator;
     const char *at_home = xnat_shm->route[r->home].route;
     xb_id_t live, former;
+    if (!XB_RULE(COPYID)) {
+        apr_cpystrn(r->former, r->live, sizeof r->former);
+        return true;
+    }
     if (!xb_id_parse((xb_span_t){r->live, strlen(r->live)}, sep, &live) ||
         strlen(at_home) != live.route.n || memcmp(at_home, live.route.p, live.route.n) != 0) {
         return false;
@@ -194,7 +199,7 @@ static bool name_copy(release_t *r)
 /* A request that is just coming in looks like one that may be at the former home. */
 static bool has_strays(uint32_t slot, unsigned member)
 {
-    bool strays = true;
+    bool strays = XB_RULE(STRAYS);
     for (int i = 0; strays && i < 5; i++) {
         apr_sleep(i ? 1000 : 0);
         strays = xb_table_strays(xnat_table, slot, member);
@@ -216,7 +221,8 @@ static bool is_at_home(const release_t *r)
         !xb_id_parse((xb_span_t){r->former, strlen(r->former)}, sep, &former)) {
         return false;
     }
-    return xnat_move_check(r->hands, xb, &live, &head, &bytes) == XB_REFUSALS ||
+    return !XB_RULE(ATHOME) ||
+           xnat_move_check(r->hands, xb, &live, &head, &bytes) == XB_REFUSALS ||
            (!r->lost_home && !(r->flags & XB_SESSION_ASSUMED) &&
             xnat_move_keys(r->hands, xb, &former, &live) == XNAT_KEYS_NONE) ||
            r->flags & XB_SESSION_ENDED;
@@ -273,7 +279,8 @@ static int expire(release_t *r, unsigned token)
         }
         held = xnat_jmx_expire(&r->jmx, r->former);
         r->unanswered = held == XB_HELD_UNREACHABLE;
-        if (held == XB_HELDS) {
+        there = there && XB_RULE(LOOK);
+        if (held == XB_HELDS && XB_RULE(LOOK)) {
             held = xnat_jmx_look(&r->jmx, r->former, &there);
         }
     }
@@ -463,6 +470,11 @@ static void any_releases(xnat_balancer_t *xb, void *ctx)
     *(bool *)ctx = *(bool *)ctx || releases(xb);
 }
 
+static bool has_any_stray(uint32_t slot)
+{
+    return XB_RULE(STRAYS) && xb_table_strays(xnat_table, slot, XB_MEMBER_NONE);
+}
+
 /* One copy of a session at a time. */
 static void consider(uint32_t slot, int64_t now)
 {
@@ -480,8 +492,7 @@ static void consider(uint32_t slot, int64_t now)
                           .from = member,
                           .from_worker = xnat_fleet_worker(member)};
         if (is_wanted(&v, member, now) && job.from_worker &&
-            xnat_fleet_balancer(member) == xb &&
-            !xb_table_strays(xnat_table, slot, XB_MEMBER_NONE) && submit(&job)) {
+            xnat_fleet_balancer(member) == xb && !has_any_stray(slot) && submit(&job)) {
             return;
         }
     }

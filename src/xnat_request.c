@@ -7,6 +7,7 @@
 #include "apr_strings.h"
 
 #include "mod_xnat_balance.h"
+#include "xb_rule.h"
 #include "xnat_elect.h"
 #include "xnat_fleet.h"
 #include "xnat_gate.h"
@@ -72,9 +73,10 @@ static void leave_session(xnat_request_t *xr)
 {
     if (xr->entered) {
         int64_t now = xnat_now_us();
-        xb_table_leave(
-            xnat_table, &xr->ref, last_sign(xr, now), xr->complete ? 0 : now + XNAT_BROKEN_US,
-            (double)xr->bytes + xr->xb->decay.request_cost, xr->xb->decay.half_life_s);
+        xb_table_leave(xnat_table, &xr->ref, last_sign(xr, now),
+                       xr->complete || !XB_RULE(BROKEN) ? 0 : now + XNAT_BROKEN_US,
+                       (double)xr->bytes + xr->xb->decay.request_cost,
+                       xr->xb->decay.half_life_s);
         xr->entered = false;
     }
 }

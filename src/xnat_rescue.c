@@ -160,6 +160,33 @@ static void try_flush(xnat_steps_t *m)
     }
 }
 
+static void avoid(xnat_steps_t *m, unsigned member)
+{
+    m->avoid[member / 64] |= UINT64_C(1) << member % 64;
+}
+
+static bool is_avoided(const xnat_steps_t *m, unsigned member)
+{
+    return m->avoid[member / 64] >> member % 64 & 1;
+}
+
+/* The session's record has places for a few nodes only: what is in it now stays barred while
+ * targets are tried that take the oldest ones' places. */
+static void avoid_visited(xnat_steps_t *m, const xnat_fleet_t *f)
+{
+    bool visited[XNAT_FLEET_MAX];
+    xb_view_t v;
+    if (!xb_table_view(xnat_table, m->job->slot, &v)) {
+        return;
+    }
+    xnat_fleet_visited(f, &v, xnat_now_us(), visited);
+    for (unsigned i = 0; i < f->n; i++) {
+        if (visited[i]) {
+            avoid(m, f->member[i]);
+        }
+    }
+}
+
 /* Chooses m->to among the nodes that the session has not been at (anew: among all but its
  * home); one that just failed to answer another session's probe only if there is no other.
  * False: there is none. */
@@ -177,6 +204,7 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f, bool anew)
     v.visited_count = anew ? 0 : v.visited_count;
     xnat_fleet_visited(f, &v, xnat_now_us(), visited);
     for (unsigned i = 0; i < f->n; i++) {
+        visited[i] = visited[i] || is_avoided(m, f->member[i]);
         barred[i] = visited[i] || xnat_health_is_silent(f->member[i]);
     }
     unsigned from = home >= 0 ? (unsigned)home : f->n;
@@ -303,8 +331,17 @@ static bool is_taken(xnat_steps_t *m, const xnat_fleet_t *f)
 static xb_refusal_t ask_in_turn(xnat_steps_t *m, xnat_fleet_t *f, bool anew)
 {
     xb_refusal_t why = XB_NO_TARGET;
-    for (int i = 0; i < TRIES && (i == 0 || choose(m, f, anew)); i++) {
+    if (!anew) {
+        avoid_visited(m, f);
+    }
+    for (int i = 0; (i < TRIES || (m->stale && xnat_now_us() < m->deadline_us)) &&
+                    (i == 0 || choose(m, f, anew));
+         i++) {
         why = xnat_steps_take_over(m);
+        avoid(m, m->to);
+        if (m->stale) { /* a former home that nobody remembered: the next one */
+            continue;
+        }
         if (why != XB_NO_READY && why != XB_NO_PROBE && why != XB_NO_PROBE_LATE) {
             break;
         }
@@ -313,7 +350,8 @@ static xb_refusal_t ask_in_turn(xnat_steps_t *m, xnat_fleet_t *f, bool anew)
     if (why != XB_REFUSALS && why != XB_NO_TOKEN && m->asked && is_taken(m, f)) {
         return XB_REFUSALS;
     }
-    if (anew && (why == XB_NO_PROOF_KEYS || why == XB_NO_PROOF_COOKIE)) {
+    /* Rather nobody than a node that would answer from its old copy. */
+    if (m->stale || (anew && (why == XB_NO_PROOF_KEYS || why == XB_NO_PROOF_COOKIE))) {
         m->asked = false;
         m->to = m->from;
         return XB_NO_TARGET;

@@ -17,6 +17,8 @@
 #define PROOF_US 2000000
 /* The same at the gate of a mover that was lost, whose requests have waited for another one. */
 #define ADOPT_US 1500000
+/* A rescue goes on to its next target if this one has not so much as touched the old key. */
+#define STALE_US 700000
 /* A well node answers a HEAD for a page that it does not have within milliseconds. */
 #define READY_US 500000
 /* Life of a moved marker beyond the session's own: the stale copy's background cycle. */
@@ -204,15 +206,20 @@ bool xnat_steps_cookie_proves(xnat_steps_t *m, const xnat_probe_answer_t *answer
     return true;
 }
 
+static bool is_old_there(xnat_keys_t keys)
+{
+    return keys == XNAT_KEYS_OLD || keys == XNAT_KEYS_BOTH;
+}
+
 xnat_keys_t xnat_steps_keys_prove(xnat_steps_t *m)
 {
     int64_t most = m->job->kind == XNAT_JOB_ADOPT ? ADOPT_US : PROOF_US;
-    int64_t end = xnat_now_us() + xnat_steps_left(m, most);
+    int64_t begun = xnat_now_us(), end = begun + xnat_steps_left(m, most);
     apr_interval_time_t nap = 500;
     xnat_keys_t keys = XNAT_KEYS_NEW;
     while (XB_RULE(FLIP) &&
            (keys = xnat_move_keys(m->hands, m->xb, &m->old, &m->fresh)) != XNAT_KEYS_NEW &&
-           xnat_now_us() < end) {
+           xnat_now_us() < (m->others && is_old_there(keys) ? begun + STALE_US : end)) {
         if (xnat_mover_is_stopping()) {
             m->left = true;
             break;
@@ -244,7 +251,7 @@ bool xnat_steps_taken_unseen(xnat_steps_t *m)
     return true;
 }
 
-static xb_refusal_t no_proof(const xnat_steps_t *m, xnat_probe_rc_t rc, bool cookie)
+static xb_refusal_t no_proof(const xnat_steps_t *m, xnat_probe_rc_t rc)
 {
     static const xb_refusal_t refusal[] = {
         [XNAT_PROBE_REFUSED] = XB_NO_PROBE,
@@ -252,7 +259,6 @@ static xb_refusal_t no_proof(const xnat_steps_t *m, xnat_probe_rc_t rc, bool coo
         [XNAT_PROBE_LATE] = XB_NO_PROBE_LATE,
     };
     return rc != XNAT_PROBE_ANSWERED ? refusal[rc]
-           : cookie                  ? XB_NO_PROOF_KEYS
            : m->redrawn              ? XB_NO_PROOF_NODE
                                      : XB_NO_PROOF_COOKIE;
 }
@@ -284,9 +290,34 @@ xb_refusal_t xnat_steps_ready(const xnat_steps_t *m)
     return XB_NO_READY;
 }
 
+/* Where nodes have restarted since, nothing is left of the session: their places are free. The
+ * gate is shut, so nothing is sent there meanwhile. */
+static void forget_reborn(const xnat_steps_t *m)
+{
+    xb_view_t v;
+    for (unsigned i = 0; xb_table_view(xnat_table, m->job->slot, &v) && i < v.visited_count;
+         i++) {
+        unsigned member = v.visited[i].member;
+        if (member < XB_MEMBERS_MAX && member != v.w.home &&
+            v.visited[i].touched_us <
+                __atomic_load_n((int64_t *)&xnat_members->member[member].reborn_us,
+                                __ATOMIC_RELAXED)) {
+            xb_table_unvisit(xnat_table, m->job->slot, member);
+        }
+    }
+}
+
+/* Its old home keeps it, if it lives; where it has been is no longer known. */
+static xb_refusal_t unproved(const xnat_steps_t *m)
+{
+    xb_table_flag(xnat_table, m->job->slot, m->left ? 0 : XB_SESSION_PARTIAL, 0);
+    return XB_NO_PROOF_KEYS;
+}
+
 xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer = {0};
+    m->stale = false;
     xb_refusal_t ready = xnat_steps_ready(m);
     if (ready != XB_REFUSALS) {
         return ready;
@@ -295,6 +326,7 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     if (!xnat_steps_is_ours(m) || !xnat_balancer_of(m->xb->balancer)) {
         return XB_NO_TOKEN;
     }
+    forget_reborn(m);
     if (XB_RULE(SENT)) {
         xb_table_visit(xnat_table, m->job->slot, m->to, xnat_now_us());
     }
@@ -303,12 +335,15 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
         xnat_steps_left(m, m->xb->conf.gate_timeout / (m->others ? 4 : 2)), &answer);
     m->asked = m->asked || rc != XNAT_PROBE_REFUSED;
     bool cookie = rc == XNAT_PROBE_ANSWERED && xnat_steps_cookie_proves(m, &answer);
-    if (cookie && m->other_path) { /* its true home, in memory, is the one that keeps it */
+    if (cookie && m->other_path &&
+        XB_RULE(PATH)) { /* its true home, in memory, is the one that keeps it */
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
         return XB_NO_PROOF_PATH;
     }
-    if (cookie && xnat_steps_keys_prove(m) == XNAT_KEYS_NEW) {
-        return XB_REFUSALS;
+    if (cookie) {
+        xnat_keys_t keys = xnat_steps_keys_prove(m);
+        m->stale = is_old_there(keys) && XB_RULE(STALE);
+        return keys == XNAT_KEYS_NEW ? XB_REFUSALS : unproved(m);
     }
     if (rc == XNAT_PROBE_LATE && is_untouched(m)) {
         return XB_NO_PROBE_LATE;
@@ -316,5 +351,5 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     if (rc != XNAT_PROBE_REFUSED && xnat_steps_taken_unseen(m)) {
         return XB_REFUSALS;
     }
-    return no_proof(m, rc, cookie);
+    return no_proof(m, rc);
 }

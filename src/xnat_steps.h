@@ -30,6 +30,8 @@ typedef struct {
     bool left;       /* this child stops before that is known: the next mover's to find out */
     bool redrawn;    /* the target has taken it over, to another memcached node */
     bool other_path; /* an answer's id was for another Path than the session's */
+    bool stale;      /* m->to answered for the session and did not take it over */
+    uint64_t avoid[XB_MEMBERS_MAX / 64]; /* a rescue's: bits of members that it is not to ask */
     unsigned path;
     uint32_t life_s;   /* max inactive of the session; 0: not known */
     size_t bytes;      /* of the stored value */

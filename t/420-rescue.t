@@ -194,6 +194,36 @@ subtest 'a child is killed meanwhile' => sub {
     $afresh->();
 };
 
+# A member whose TLS handshake breaks, since its port speaks plainly: httpd gives the request that finds
+# out 500, as it does without the module, and the member is in error.
+subtest 'TLS' => sub {
+    my ($cert, $key) = map { $t->path("tls.$_") } qw(crt key);
+    my $said = `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \\
+        -subj /CN=127.0.0.1 -keyout '$key' -out '$cert' 2>&1`;
+    die "openssl: $said" if $?;
+    my $tls = XB::MoveRig->new($t, nodes => [qw(s1 s2)], stores => ['m3'], member => 'retry=600',
+                               conf => "$CONF$DRAIN", httpd => { name => 'tls', modules => ['ssl'] },
+                               section => "SSLProxyEngine on\nSSLProxyCheckPeerName off");
+    my $plain = 'ProxyPass / ' . $tls->node('s1')->url . "/\n";
+    my $secure = "SSLEngine on\nSSLCertificateFile $cert\nSSLCertificateKeyFile $key\n$plain";
+    my $front = $t->httpd(name => 'front', module => 0, modules => ['ssl'], conf => $secure);
+    my $url = 'https://127.0.0.1:' . $front->port;
+    $tls->httpd->set_conf($tls->conf("$CONF$DRAIN") =~ s{ \S+ route=s1}{ $url route=s1}r);
+    $tls->client->close;
+    $tls->httpd->restart;
+    my @users = map { "tls$_" } 1 .. 4;
+    $tls->login($_, 's1') for @users;
+    is_deeply [ map { $tls->ask($_, '/write?k=w')->{status} } @users ], [ (200) x 4 ], 'sessions there';
+    my $all = sub { return map { my $r = $tls->ask($_, '/read');
+                                 "$r->{status} $r->{node} @{$r->{json}{writes} // []}" } @users };
+    $front->set_conf($plain);
+    $front->restart;
+    is_deeply [ $all->() ], [ '500  ', ('200 s2 w') x 3 ],
+        'the first to find out gets 500, the others go on elsewhere';
+    is_deeply [ $all->() ], [ ('200 s2 w') x 4 ], '... and so does that one';
+    is $tls->status->{moves_by_reason}{failed}, 4, '... all by a takeover';
+};
+
 subtest 'modes' => sub {
     my %mode = (
         'Move Off' => [ '', 'XnatBalanceMove Off', 0 ],
@@ -222,5 +252,6 @@ subtest 'modes' => sub {
     }
 };
 $t->expect_log(qr/XB0304/, qr/XB0115/);
-$t->allow_log(qr/AH01114|AH00940|AH00957|AH00959|AH01170|AH01167|AH01174|AH00898|AH01102|AH10/);
+$t->allow_log(qr/AH01114|AH00940|AH00957|AH00959|AH01170|AH01167|AH01174|AH00898|AH01102|AH10/,
+              qr/AH01084|AH01097|AH01906/);
 $t->finish;

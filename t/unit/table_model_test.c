@@ -70,6 +70,13 @@ static void visit(model_t *m, unsigned member)
             return;
         }
     m->flags |= XB_SESSION_CROWDED;
+    unsigned at = XB_VISITED_MAX;
+    for (unsigned i = 0; i < XB_VISITED_MAX; i++)
+        if (m->visited[i] != m->home + 1 &&
+            (at == XB_VISITED_MAX || m->touched_s[i] < m->touched_s[at]))
+            at = i;
+    m->visited[at] = member + 1;
+    m->touched_s[at] = s;
 }
 
 /* May a copy live elsewhere? all: dead ones count, too. */

@@ -247,6 +247,8 @@ static void test_visits(void)
     is_int(view(slot).flags, 0, "a released one makes room");
     xb_table_visit(table, slot, 10, now);
     is_int(view(slot).flags, XB_SESSION_CROWDED, "the seventh does not fit");
+    is_int(view(slot).visited_count, 6, "... but has its place");
+    is_int(view(slot).visited[2].member, 10, "... that of the oldest");
     now += (86400 + 100) * S;
     xb_table_visit(table, slot, 11, now);
     xb_view_t v = view(slot);
