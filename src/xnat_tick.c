@@ -112,19 +112,23 @@ static void meet_members(xnat_balancer_t *xb, void *ctx)
 
 /* ---- gates that were shut by others */
 
-/* By slot: when the gate was shut that this process has seen to last. Two jobs for one gate
- * would ask two nodes to take the session over. Mover thread only; NULL: no memory. */
-static int64_t *tended_us;
+/* By slot: the gate that this process has seen to last, by when it was shut, and since when.
+ * Two jobs for one gate would ask two nodes to take the session over. Mover thread only; NULL:
+ * no memory. */
+static struct {
+    int64_t gated_us, since_us;
+} * tended;
 
 static bool is_tended(uint32_t slot, const xb_view_t *v)
 {
-    return tended_us && tended_us[slot] == v->gated_us;
+    return tended && tended[slot].gated_us == v->gated_us;
 }
 
 static void note_tended(uint32_t slot, int64_t gated_us)
 {
-    if (tended_us) {
-        tended_us[slot] = gated_us;
+    if (tended) {
+        tended[slot].gated_us = gated_us;
+        tended[slot].since_us = xnat_now_us();
     }
 }
 
@@ -187,17 +191,16 @@ void xnat_tick_serve(void)
 }
 
 /* Does nobody tend this gate? Jobs in hand open theirs before the requests that wait there give
- * up. */
+ * up; one that was adopted has its own time, whenever its gate was shut. */
 static bool is_abandoned(uint32_t slot, const xb_view_t *v, int64_t now)
 {
     const xnat_balancer_t *xb = xnat_fleet_balancer(v->w.home);
-    int64_t age_us = now - v->gated_us,
+    bool asked = is_asked(v), seen_to = is_tended(slot, v);
+    int64_t age_us = now - (seen_to ? tended[slot].since_us : v->gated_us),
             most = xb ? xb->conf.gate_timeout + SECOND_US : SECOND_US;
-    bool asked = is_asked(v);
     bool all_read =
         wanted_seen == __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
-    return age_us > most ||
-           (asked && all_read && !is_tended(slot, v) && age_us > OVERLOOKED_US);
+    return age_us > most || (asked && all_read && !seen_to && age_us > OVERLOOKED_US);
 }
 
 /* Served as there is room. */
@@ -257,8 +260,8 @@ static void walk(int64_t now)
 void xnat_tick_begin(void)
 {
     xnat_choose_begin();
-    if (!tended_us) {
-        tended_us = calloc(xb_table_slots(xnat_table), sizeof *tended_us);
+    if (!tended) {
+        tended = calloc(xb_table_slots(xnat_table), sizeof *tended);
     }
     wanted_seen = __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
     xnat_config_each(meet_members, NULL);
