@@ -9,7 +9,7 @@
 
 #define LOG_UNIT 1024.0  /* logs: sum of ln(us) in these parts */
 #define HALF_LIFE_S 30.0 /* of the times */
-#define IGNORED 0.15     /* of the difference */
+#define IGNORED 0.25     /* of the difference */
 #define PRIOR 10.0       /* answers that every member is taken to have given at G */
 #define GAIN_PER_S 0.01  /* slower than sessions can follow, or it would swing */
 #define FADE_S 1000.0    /* a node that is out of use is tried again after some minutes */

@@ -4,7 +4,7 @@
  * memory, as a part of a member's record; included by xb_member.h.
  *
  * g: geometric mean of the times to small answers, decayed with a half-life of 30 s; G: the
- * same over the fleet; d = ln(g/G), of which 0.15 either way is ignored: contents differ, and a
+ * same over the fleet; d = ln(g/G), of which 0.25 either way is ignored: contents differ, and a
  * small node is a little slower by nature. slow grows by d/100 a second and fades with a time
  * constant of 1000 s. A member's effective weight is weight * exp(-slow), a factor of 1/8 to 8.
  * Source: docs/simulation.md. */
