@@ -13,6 +13,7 @@
 #include "xnat_log.h"
 #include "xnat_mover.h"
 #include "xnat_release.h"
+#include "xnat_tick.h"
 
 #define SECOND_US INT64_C(1000000)
 #define OVERLOAD_EVERY_US 250000
@@ -261,6 +262,7 @@ static void consider_verify(const plan_t *p, uint32_t slot, const xb_view_t *v, 
         now - v->last_us > SETTLED_US && p->xb->conf.move != XNAT_MOVE_DRYRUN) {
         xnat_job_t job = job_of(p, slot, v, at, -1);
         job.kind = XNAT_JOB_VERIFY;
+        job.to = XNAT_TARGET_STAYS;
         job.reason = XB_MOVE_DRAIN;
         submit(&job);
     }
@@ -310,7 +312,8 @@ static void consider_drain(plan_t *p, uint32_t slot, const xb_view_t *v, unsigne
 /* A moved session rests: its last gate led to where it is. */
 static bool is_resting(const plan_t *p, const xb_view_t *v, int64_t now)
 {
-    return v->gated_us && v->target == v->w.home && now - v->gated_us < p->xb->conf.rest;
+    return v->gated_us && (v->target == v->w.home || v->target == XNAT_TARGET_STAYS) &&
+           now - v->gated_us < p->xb->conf.rest;
 }
 
 /* May an overload move go to the last node where the session has not been? Only if that leaves

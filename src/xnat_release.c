@@ -13,6 +13,7 @@
 #include "xnat_jmx.h"
 #include "xnat_log.h"
 #include "xnat_mover.h"
+#include "xnat_tick.h"
 
 #define SECOND_US INT64_C(1000000)
 /* The table is walked once in so many ticks, that is in a second. */
@@ -311,7 +312,8 @@ static bool shut_gate(release_t *r, unsigned *token)
         }
         r->home = v.w.home;
         r->flags = v.flags;
-        if (xb_table_gate(xnat_table, r->job->slot, v.word, v.w.home, false, now, token)) {
+        if (xb_table_gate(xnat_table, r->job->slot, v.word, XNAT_TARGET_STAYS, false, now,
+                          token)) {
             return true;
         }
     }

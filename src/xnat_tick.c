@@ -132,12 +132,13 @@ static void note_tended(uint32_t slot, int64_t gated_us)
     }
 }
 
-static void reopen(uint32_t slot)
+/* verified: nothing of the session has been sent to another node. */
+static void reopen(uint32_t slot, bool verified)
 {
     unsigned token;
     if (xb_table_regate(xnat_table, slot, &token)) {
         xb_table_touch(xnat_table, slot, xnat_now_us());
-        xb_table_flag(xnat_table, slot, XB_SESSION_PARTIAL, 0);
+        xb_table_flag(xnat_table, slot, verified ? 0 : XB_SESSION_PARTIAL, 0);
         xb_table_abort(xnat_table, slot, token, 0);
     }
 }
@@ -154,8 +155,8 @@ static void see_to(uint32_t slot, const xb_view_t *v)
     note_tended(slot, v->gated_us);
     xnat_balancer_t *xb = xnat_fleet_balancer(v->w.home);
     proxy_worker *home = xnat_fleet_worker(v->w.home);
-    if (!xb || !xb->conf.nodes) {
-        reopen(slot);
+    if (!xb || !xb->conf.nodes || v->target == XNAT_TARGET_STAYS) {
+        reopen(slot, v->target == XNAT_TARGET_STAYS);
         return;
     }
     /* That a lost home may be tried again by now does not make its session an unknown one. */
@@ -174,7 +175,7 @@ static void see_to(uint32_t slot, const xb_view_t *v)
                       .to_worker = xnat_fleet_worker(asked ? v->w.home : v->target),
                       .reason = asked ? XB_MOVE_FAILED : XB_MOVE_DRAIN};
     if (!job.to_worker || !xnat_mover_submit(&job)) {
-        reopen(slot);
+        reopen(slot, false);
     }
 }
 

@@ -11,6 +11,8 @@
 /* And what the mover makes of it when the session is still at the lost home, as the node that
  * was asked to take it over may do so yet. */
 #define XNAT_TARGET_HELD (XB_MEMBER_NONE - 2)
+/* Of a gate that was shut to verify a session where it is, or to release a copy of it. */
+#define XNAT_TARGET_STAYS (XB_MEMBER_NONE - 3)
 
 /* The lease has just been taken: shut gates of the lost holder are opened, one way or the
  * other. */

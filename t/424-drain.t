@@ -43,7 +43,7 @@ $stay->only('n1');
 $id{$_} = $stay->login($_, 'n1') for qw(idle comes-back unstored);
 # MSM has left it out of memcached, as it does after some logins, and takes its time to store it.
 $stay->store('m1')->delete($id{unstored});
-$s1->misbehave('stores-late', for => $id{unstored}, ms => 150);
+$s1->misbehave('stores-late', for => $id{unstored}, ms => 400);
 $stay->only('n2');
 $id{pinned} = $stay->login('pinned', 'n2');
 my $pin = 'xnat-balance:pin:' . XB::FakeMsm->base($id{pinned});
