@@ -83,6 +83,8 @@ $story{VISITED} = sub {
     $prefer->('n1');
     $disable->('n2');
     is $asks->('/read'), '200 n3 first second', 'n2 is lost, n1 is idle, and yet it is n3';
+    # Without the rule STALE would still find out, after a wait.
+    is scalar(grep { !$_->{flush} } $rig->node('n1')->heads), 0, 'n1 is not even asked';
 };
 
 $story{SENT} = sub {
