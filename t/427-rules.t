@@ -55,6 +55,8 @@ my $line = sub ($r) {
 };
 my $asks = sub ($path) { return $line->($rig->ask($user, $path)) };
 
+my $probes = sub ($node) { return scalar grep { !$_->{flush} } $rig->node($node)->heads };
+
 my %story;
 
 # MSM stores after its answer, or a while later.
@@ -84,7 +86,7 @@ $story{VISITED} = sub {
     $disable->('n2');
     is $asks->('/read'), '200 n3 first second', 'n2 is lost, n1 is idle, and yet it is n3';
     # Without the rule STALE would still find out, after a wait.
-    is scalar(grep { !$_->{flush} } $rig->node('n1')->heads), 0, 'n1 is not even asked';
+    is $probes->('n1'), 0, 'n1 is not even asked';
 };
 
 $story{SENT} = sub {
@@ -99,8 +101,10 @@ $story{SENT} = sub {
     is $asks->('/write?k=second'), '200 n1 first second', 'n2 has a copy of a vain probe';
     $rig->open;
     $prefer->('n2');
+    my $before = $probes->('n2');
     $disable->('n1');
     is $asks->('/read'), '200 n3 first second', 'n1 is lost, n2 is idle, and yet it is n3';
+    is $probes->('n2'), $before, 'n2 is not asked again';
 };
 
 $story{NEWEST} = sub {
