@@ -338,6 +338,9 @@ static xb_refusal_t ask_in_turn(xnat_steps_t *m, xnat_fleet_t *f, bool anew)
                     (i == 0 || choose(m, f, anew));
          i++) {
         why = xnat_steps_take_over(m);
+        if (m->left) { /* nobody else is asked by a child that stops */
+            return why;
+        }
         avoid(m, m->to);
         if (m->stale) { /* a former home that nobody remembered: the next one */
             continue;

@@ -342,7 +342,7 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     }
     if (cookie) {
         xnat_keys_t keys = xnat_steps_keys_prove(m);
-        m->stale = is_old_there(keys) && XB_RULE(STALE);
+        m->stale = is_old_there(keys) && !m->left && XB_RULE(STALE);
         return keys == XNAT_KEYS_NEW ? XB_REFUSALS : unproved(m);
     }
     if (rc == XNAT_PROBE_LATE && is_untouched(m)) {
