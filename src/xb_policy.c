@@ -64,6 +64,25 @@ static xb_sums_t sums_of(const xb_load_t *load, unsigned n)
     return sum;
 }
 
+void xb_policy_fill_newcomers(xb_load_t *load, unsigned n, const bool *known)
+{
+    double traffic = 0, occupancy = 0, sum = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (known[i]) {
+            traffic += load[i].traffic;
+            occupancy += load[i].occupancy;
+            sum += load[i].weight;
+        }
+    }
+    for (unsigned i = 0; i < n; i++) {
+        if (!known[i] && sum > 0) {
+            load[i].traffic = load[i].weight * traffic / sum;
+            load[i].occupancy = load[i].weight * occupancy / sum;
+        }
+    }
+}
+
 void xb_policy_score(xb_load_t *load, unsigned n)
 {
     xb_sums_t sum = sums_of(load, n);

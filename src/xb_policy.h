@@ -38,6 +38,10 @@ typedef struct {
     double min_occupancy; /* a home with fewer requests in flight is not overloaded */
 } xb_policy_t;
 
+/* Members whose figures are not known yet count as if they carried their fair share of the
+ * others' traffic and requests in flight. */
+void xb_policy_fill_newcomers(xb_load_t *load, unsigned n, const bool *known);
+
 /* Fills score for every usable member; unusable ones get +infinity. */
 void xb_policy_score(xb_load_t *load, unsigned n);
 

@@ -140,25 +140,6 @@ static void open_lowest_lbset(xnat_fleet_t *f)
     }
 }
 
-/* A member that the tick has not seen yet counts as if it carried its fair share. */
-static void fill_newcomers(xnat_fleet_t *f, const bool *known)
-{
-    double traffic = 0, occupancy = 0, weight = 0;
-    for (unsigned i = 0; i < f->n; i++) {
-        if (known[i]) {
-            traffic += f->load[i].traffic;
-            occupancy += f->load[i].occupancy;
-            weight += f->load[i].weight;
-        }
-    }
-    for (unsigned i = 0; i < f->n; i++) {
-        if (!known[i] && weight > 0) {
-            f->load[i].traffic = f->load[i].weight * traffic / weight;
-            f->load[i].occupancy = f->load[i].weight * occupancy / weight;
-        }
-    }
-}
-
 void xnat_fleet_snapshot(xnat_balancer_t *xb, bool locked, int64_t now_us, xnat_fleet_t *out)
 {
     bool known[XNAT_FLEET_MAX];
@@ -183,7 +164,7 @@ void xnat_fleet_snapshot(xnat_balancer_t *xb, bool locked, int64_t now_us, xnat_
                                   &load->traffic, &load->occupancy);
     }
     open_lowest_lbset(out);
-    fill_newcomers(out, known);
+    xb_policy_fill_newcomers(out->load, out->n, known);
     xb_policy_score(out->load, out->n);
 }
 

@@ -97,26 +97,6 @@ static void add_others(int front, int node, xb_load_t *load)
     }
 }
 
-/* A member that the tick has not seen yet counts as if it carried its fair share. */
-static void fill_newcomers(fleet_t *f, const bool *known)
-{
-    double traffic = 0, occupancy = 0, weight = 0;
-
-    for (unsigned i = 0; i < f->n; i++) {
-        if (known[i]) {
-            traffic += f->load[i].traffic;
-            occupancy += f->load[i].occupancy;
-            weight += f->load[i].weight;
-        }
-    }
-    for (unsigned i = 0; i < f->n; i++) {
-        if (!known[i] && weight > 0) {
-            f->load[i].traffic = f->load[i].weight * traffic / weight;
-            f->load[i].occupancy = f->load[i].weight * occupancy / weight;
-        }
-    }
-}
-
 static void snapshot(int front, fleet_t *f)
 {
     bool known[SIM_NODES_MAX];
@@ -136,7 +116,7 @@ static void snapshot(int front, fleet_t *f)
                                   &load->occupancy);
         add_others(front, i, load);
     }
-    fill_newcomers(f, known);
+    xb_policy_fill_newcomers(f->load, f->n, known);
     xb_policy_score(f->load, f->n);
 }
 
