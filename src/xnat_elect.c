@@ -51,7 +51,7 @@ static proxy_worker *elect(proxy_balancer *b, request_rec *r, const xnat_fleet_t
     return ap_proxy_balancer_get_best_worker(b, r, is_better, &ballot);
 }
 
-static bool is_usable(proxy_worker *w, server_rec *s)
+bool xnat_elect_is_usable(proxy_worker *w, server_rec *s)
 {
     static APR_OPTIONAL_FN_TYPE(ap_proxy_retry_worker) * retry;
     if (!retry) {
@@ -71,7 +71,7 @@ static proxy_worker *usable_of_route(const xnat_fleet_t *fleet, const char *rout
         for (unsigned i = 0; i < fleet->n; i++) {
             proxy_worker *w = fleet->worker[i];
             if (!strcmp(w->s->route, route) && !PROXY_WORKER_IS_STANDBY(w) == !standby &&
-                is_usable(w, s)) {
+                xnat_elect_is_usable(w, s)) {
                 return w;
             }
         }
@@ -84,7 +84,7 @@ static proxy_worker *usable_of_route(const xnat_fleet_t *fleet, const char *rout
 static proxy_worker *planned(const xnat_request_t *xr, const xnat_fleet_t *fleet)
 {
     int i = xnat_fleet_position(fleet, xr->plan);
-    if (i < 0 || is_usable(fleet->worker[i], xr->r->server)) {
+    if (i < 0 || xnat_elect_is_usable(fleet->worker[i], xr->r->server)) {
         return i < 0 ? NULL : fleet->worker[i];
     }
     const proxy_worker_shared *home = fleet->worker[i]->s;
@@ -150,7 +150,7 @@ unsigned xnat_elect_return(xnat_request_t *xr, unsigned home)
     }
     unsigned own = xnat_fleet_member_of(xr->xb, id.route);
     proxy_worker *w = xnat_fleet_worker(own);
-    if (!w || !has_been_at(&v, own) || !is_usable(w, xr->r->server) ||
+    if (!w || !has_been_at(&v, own) || !xnat_elect_is_usable(w, xr->r->server) ||
         !xb_table_return(xnat_table, xr->ref.slot, v.word, own, xnat_now_us())) {
         return home;
     }

@@ -6,6 +6,8 @@
 
 #include "xnat_request.h"
 
+/* As stock code judges: a member whose error state has run out is tried again. */
+bool xnat_elect_is_usable(proxy_worker *w, server_rec *s);
 /* Where the session of this request is at home now. */
 unsigned xnat_elect_home(const xnat_request_t *xr);
 /* The request goes to `member`: its session's home follows if httpd has chosen another. */

@@ -6,6 +6,7 @@
 
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
+#include "xnat_elect.h"
 #include "xnat_fleet.h"
 #include "xnat_log.h"
 #include "xnat_mover.h"
@@ -147,9 +148,9 @@ int xnat_gate_enter(xnat_request_t *xr)
 /* ---- a lost home */
 
 /* This process may not have sent the node a request yet. */
-static const proxy_worker *worker_of(const xnat_request_t *xr, unsigned home)
+static proxy_worker *worker_of(const xnat_request_t *xr, unsigned home)
 {
-    const proxy_worker *w = xnat_fleet_worker(home);
+    proxy_worker *w = xnat_fleet_worker(home);
     if (!w && home < XB_MEMBERS_MAX) {
         const char *route = xnat_shm->route[home].route;
         w = xnat_fleet_worker(xnat_fleet_member_of(xr->xb, (xb_span_t){route, strlen(route)}));
@@ -157,11 +158,22 @@ static const proxy_worker *worker_of(const xnat_request_t *xr, unsigned home)
     return w;
 }
 
+/* Has a rescue from there ended without one? Rule HOLD. */
+static bool is_held(const xnat_request_t *xr, unsigned home)
+{
+    xb_view_t v;
+    return xr->entered && xb_table_view(xnat_table, xr->ref.slot, &v) && v.w.home == home &&
+           v.target == XNAT_TARGET_HELD;
+}
+
+/* A home that nobody else can take the place of is tried again once its error state has run
+ * out: there may be no other request to notice. */
 bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
 {
-    const proxy_worker *w = worker_of(xr, home);
+    proxy_worker *w = worker_of(xr, home);
     return w && !PROXY_WORKER_IS_USABLE(w) && xr->entered && xr->rescued != home &&
-           !*w->s->redirect && !xr->xb->balancer->s->sticky_force && is_tended(xr->xb);
+           !*w->s->redirect && !xr->xb->balancer->s->sticky_force && is_tended(xr->xb) &&
+           !(is_held(xr, home) && xnat_elect_is_usable(w, xr->r->server));
 }
 
 /* Taken out of service by hand, a node lives: the mover gives requests that are under way there
@@ -184,10 +196,7 @@ int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
 
 int xnat_gate_hold(xnat_request_t *xr, unsigned home)
 {
-    xb_view_t v;
-    bool asked = xr->rescued == home || xr->revived;
-    if (!asked || !xr->entered || !xb_table_view(xnat_table, xr->ref.slot, &v) ||
-        v.w.home != home || v.target != XNAT_TARGET_HELD) {
+    if (!(xr->rescued == home || xr->revived) || !is_held(xr, home)) {
         return OK;
     }
     xb_table_withdraw(xnat_table, &xr->ref, xnat_now_us());

@@ -344,7 +344,8 @@ static xb_refusal_t revive(xnat_steps_t *m)
         return XB_REFUSALS;
     }
     xb_refusal_t why = xnat_rescue(m);
-    if (why == XB_NO_TARGET || why == XB_NO_STORE || m->stale) { /* nothing better */
+    if (why == XB_NO_TARGET || why == XB_NO_STORE || m->stale ||
+        (m->again && why != XB_REFUSALS)) { /* nothing better */
         m->to = m->from;
         return XB_REFUSALS;
     }
@@ -410,11 +411,11 @@ static int64_t back_off(const xnat_steps_t *m, xb_refusal_t outcome)
 
 /* A lost home stays lost. If no node has been asked to take the session over, its requests go
  * on at the chosen one all the same, together, and find there what the application makes of an
- * id that it does not know. Else one may be at it still: rule HOLD, who has waited gets 503,
- * and the next request has the mover look again. */
+ * id that it does not know. Else one may be at it still, or would answer from an old copy: rule
+ * HOLD, who has waited gets 503, and the next request has the mover look again. */
 static void give_up_home(const xnat_steps_t *m)
 {
-    if (m->asked && XB_RULE(HOLD)) {
+    if ((m->asked || m->again) && XB_RULE(HOLD)) {
         xb_table_target(xnat_table, m->job->slot, m->token, XNAT_TARGET_HELD);
     }
     else if (m->to != m->from) {

@@ -187,10 +187,10 @@ static void avoid_visited(xnat_steps_t *m, const xnat_fleet_t *f)
     }
 }
 
-/* Chooses m->to among the nodes that the session has not been at (anew: among all but its
+/* Chooses m->to among the nodes that the session has not been at (m->again: among all but its
  * home); one that just failed to answer another session's probe only if there is no other.
  * False: there is none. */
-static bool choose(xnat_steps_t *m, xnat_fleet_t *f, bool anew)
+static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
 {
     bool visited[XNAT_FLEET_MAX], barred[XNAT_FLEET_MAX];
     unsigned free_left;
@@ -201,7 +201,7 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f, bool anew)
     if (!xb_table_view(xnat_table, m->job->slot, &v)) {
         return false;
     }
-    v.visited_count = anew ? 0 : v.visited_count;
+    v.visited_count = m->again ? 0 : v.visited_count;
     xnat_fleet_visited(f, &v, xnat_now_us(), visited);
     for (unsigned i = 0; i < f->n; i++) {
         visited[i] = visited[i] || is_avoided(m, f->member[i]);
@@ -325,17 +325,17 @@ static bool is_taken(xnat_steps_t *m, const xnat_fleet_t *f)
     return true;
 }
 
-/* Asks up to three nodes to take it over. anew: it has been at all of them, or they have been
- * asked in vain before; what it may find there is a stale copy, which memcached gives away, and
- * nothing that the module could do better than httpd. */
-static xb_refusal_t ask_in_turn(xnat_steps_t *m, xnat_fleet_t *f, bool anew)
+/* Asks up to three nodes to take it over. m->again: it has been at all of them, or they have
+ * been asked in vain before; what it may find there is a stale copy, which memcached gives
+ * away. */
+static xb_refusal_t ask_in_turn(xnat_steps_t *m, xnat_fleet_t *f)
 {
     xb_refusal_t why = XB_NO_TARGET;
-    if (!anew) {
+    if (!m->again) {
         avoid_visited(m, f);
     }
     for (int i = 0; (i < TRIES || (m->stale && xnat_now_us() < m->deadline_us)) &&
-                    (i == 0 || choose(m, f, anew));
+                    (i == 0 || choose(m, f));
          i++) {
         why = xnat_steps_take_over(m);
         if (m->left) { /* nobody else is asked by a child that stops */
@@ -353,12 +353,6 @@ static xb_refusal_t ask_in_turn(xnat_steps_t *m, xnat_fleet_t *f, bool anew)
     if (why != XB_REFUSALS && why != XB_NO_TOKEN && m->asked && is_taken(m, f)) {
         return XB_REFUSALS;
     }
-    /* Rather nobody than a node that would answer from its old copy. */
-    if (m->stale || (anew && (why == XB_NO_PROOF_KEYS || why == XB_NO_PROOF_COOKIE))) {
-        m->asked = false;
-        m->to = m->from;
-        return XB_NO_TARGET;
-    }
     return why;
 }
 
@@ -366,14 +360,13 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
 {
     xnat_fleet_t fleet;
     int owner;
-    bool anew = false;
     let_finish(m);
-    if (!choose(m, &fleet, false) && !(xnat_release_former(m) && choose(m, &fleet, false))) {
+    if (!choose(m, &fleet) && !(xnat_release_former(m) && choose(m, &fleet))) {
         if (is_taken(m, &fleet)) {
             return XB_REFUSALS;
         }
-        anew = choose(m, &fleet, true);
-        if (!anew) {
+        m->again = true;
+        if (!choose(m, &fleet)) {
             return XB_NO_TARGET;
         }
     }
@@ -394,7 +387,7 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
     }
     learn_life(m);
     xnat_steps_mark(m, m->from);
-    return ask_in_turn(m, &fleet, anew);
+    return ask_in_turn(m, &fleet);
 }
 
 /* ---- restarted homes */

@@ -26,6 +26,7 @@ typedef struct {
     bool in_vain;       /* ... but memcached has not got the session */
     bool others;        /* a rescue with other targets left, if this one does not answer */
     bool asked;         /* a node may be taking it over, or have done so */
+    bool again;         /* a rescue's: each node that is left may hold a stale copy */
     bool proved;        /* by the keys: m->to has it */
     bool left;       /* this child stops before that is known: the next mover's to find out */
     bool redrawn;    /* the target has taken it over, to another memcached node */

@@ -208,6 +208,37 @@ $story{HOLD} = sub {
     is join(' ', grep { !$is{$_} } @{$y->{written}{$one}}), '', 'no write is lost';
 };
 
+# ... nor to one that may hold an old copy, if no other is left.
+$story{HOLD_OLD} = sub {
+    my $few = XB::MoveRig->new($t, httpd => { name => 'old', threads => 32 }, member => 'retry=1',
+        conf => "XnatBalanceMove Drain\nXnatBalanceGateTimeout 2s");
+    my $y = XB::Rescue->new($few);
+    my ($one) = $y->at('n1', 1);
+    my $asks = sub ($path) { return $line->($few->ask($one, $path)) };
+    my $switch = sub ($node, $off) {
+        $few->httpd->manager('app', $few->node($node)->url, disabled => $off);
+    };
+    $few->only('n1', 'n2');
+    $few->drain('n1');
+    wait_for { $few->moved == 1 } 10, 'a move';
+    $few->undrain('n1');
+    is $asks->('/write?k=second'), '200 n2 first second', 'n1 has an old copy';
+    my $before = $few->node('n1')->count('/read');
+    $few->node('n2')->stop;
+    my $r = $few->ask($one, '/read');
+    is $r->{status}, 503, 'n2 is lost, only n1 is left: nobody answers';
+    like $few->client->header($r, 'Retry-After'), qr/^\d+$/, '... yet';
+    $few->node('n2')->start;
+    my $last;
+    wait_for { ($last = $asks->('/write?k=third')) =~ /^200/ } 20, 'the end of the error state';
+    is $last, '200 n2 first second third', 'n2 is back: all is there';
+    $switch->('n2', 1);
+    is $few->ask($one, '/read')->{status}, 503, 'n2 is disabled';
+    $switch->('n3', 0);
+    is $asks->('/read'), '200 n3 first second third', 'n3 is back: it takes the session over';
+    is $few->node('n1')->count('/read'), $before, 'n1 was sent none of its requests';
+};
+
 my %wanted = map { $_ => 1 } @ARGV;
 for my $rule (grep { !%wanted || $wanted{$_} } sort keys %story) {
     subtest $rule => $story{$rule};
