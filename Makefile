@@ -152,7 +152,7 @@ uninstall: | have-apxs
 
 check:
 	scripts/deps check
-	+$(MAKE) WERROR=-Werror all tests controls tomcat
+	+$(MAKE) WERROR=-Werror all asan tests controls tomcat
 	rm -f .prove
 	$(PROVE) -j$(JOBS) --state=save -It/lib t/*.t $(sort $(unit_bin) $(replay)) || \
 	    { [ $$? -eq 1 ] && echo '== what failed, once more and alone (docs/testing.md)' && \
