@@ -6,6 +6,7 @@
 
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
+#include "xnat_flush.h"
 #include "xnat_front.h"
 #include "xnat_health.h"
 #include "xnat_log.h"
@@ -19,15 +20,6 @@
 #define STORE_BACK_OFF_US (2 * INT64_C(1000000))
 /* How long a busy session's requests may hold the shut gate. */
 #define QUIET_US (1 * INT64_C(1000000))
-/* After the last answer: what MSM was storing meanwhile, perhaps without that answer's write,
- * must not be taken for what the flush stores. */
-#define SETTLE_US 20000
-/* A flush whose end cannot be seen gets so long, and a second for each 40 MB. */
-#define FLUSH_US 50000
-/* A session that memcached does not have may be stored by the flush within this time: while its
- * user may be waiting, and while nobody is. */
-#define MISSING_US 100000
-#define MISSING_IDLE_US 500000
 /* A session that could not be verified is asked for again after this long, as is one that its
  * home was to store for a move and did not. Later if it was given time and nobody uses it: MSM
  * breaks its connection off over a session that is too large, and what it stores of others
@@ -48,7 +40,7 @@ static bool wait_for_quiet(const xnat_steps_t *m)
            xnat_now_us() < end && !xnat_mover_is_stopping()) {
         apr_sleep(2000);
     }
-    apr_sleep(SETTLE_US);
+    apr_sleep(XNAT_SETTLE_US);
     return inflight == 0;
 }
 
@@ -81,93 +73,14 @@ static bool shut_gate(xnat_steps_t *m)
 
 /* ---- marker and flush */
 
-static xb_refusal_t check(xnat_steps_t *m)
-{
-    xb_msm_head_t header;
-    xb_refusal_t why = xnat_move_check(m->hands, m->xb, &m->old, &header, &m->bytes);
-    if (why == XB_REFUSALS) {
-        m->stored_ms = header.last_backup_ms;
-        xnat_steps_lives(m, &header);
-    }
-    return why;
-}
-
-/* The home has answered, but MSM stores later, in threads of its own, one after the other what
- * was asked for before: a large session's last requests may still be waiting there. What comes
- * after the takeover would make the old key anew. So it is over only when nothing has come for
- * longer than anything took before. before_ms = 0: it was not there at all. */
-static xb_refusal_t wait_for_store(xnat_steps_t *m, int64_t before_ms)
-{
-    int64_t last_us = xnat_now_us(), now = last_us, still_us = SETTLE_US;
-    int64_t end = last_us + xnat_steps_left(m, m->xb->conf.gate_timeout / 3);
-    int64_t most = m->job->kind == XNAT_JOB_VERIFY ? MISSING_IDLE_US : MISSING_US;
-    int64_t missing_end = before_ms ? 0 : last_us + xnat_steps_left(m, most);
-    apr_interval_time_t nap = 500;
-    bool stored = false;
-    xb_refusal_t why;
-    while ((why = check(m)) == XB_REFUSALS ||
-           (why == XB_NO_MARKER && !stored && xnat_now_us() < missing_end)) {
-        now = xnat_now_us();
-        if (m->stored_ms != before_ms) {
-            still_us = (now - last_us) * 2 > still_us ? (now - last_us) * 2 : still_us;
-            before_ms = m->stored_ms;
-            last_us = now;
-            stored = true;
-        }
-        else if (stored && (now - last_us >= still_us || !XB_RULE(STORED))) {
-            break;
-        }
-        if (now >= end || xnat_mover_is_stopping()) {
-            return XB_NO_FLUSH;
-        }
-        apr_sleep(nap);
-        nap = nap < 8000 ? nap * 2 : nap;
-    }
-    return why;
-}
-
-/* By a request as the client's: MSM stores what it takes for unwritten, or nothing, so there is
- * nothing to wait for but time. The home must not rename the session: its client would never
- * learn the new name. */
-static xb_refusal_t flush_plainly(xnat_steps_t *m)
-{
-    bool named;
-    xb_refusal_t why = xnat_steps_ask(m, m->from_worker, m->old_text, m->old_text, &named);
-    if (why == XB_REFUSALS) {
-        apr_sleep(FLUSH_US +
-                  (apr_interval_time_t)(m->bytes < 4000000 ? m->bytes : 4000000) / 40);
-        why = check(m);
-    }
-    return why;
-}
-
-/* Flush: makes MSM write what it has left unwritten. An id of the session with a route that no
- * node has looks to its home like a session that failed over to it and is there already: the
- * home answers with the id as it is and stores the session, changed or not, so the store can be
- * waited for. Where the container asks for a login before MSM sees the request, that does not
- * work. */
-static xb_refusal_t flush(xnat_steps_t *m)
-{
-    int64_t before_ms = m->stored_ms;
-    if (!XB_RULE(FLUSH) || !xnat_keeps_copies(m->xb)) {
-        return XB_REFUSALS;
-    }
-    xb_refusal_t why = xnat_steps_ask_home(m, m->from_worker, m->old_text, &m->named);
-    if (why != XB_NO_FLUSH) {
-        why = m->named ? wait_for_store(m, before_ms) : flush_plainly(m);
-    }
-    m->in_vain = why == XB_NO_MARKER && m->named;
-    return why;
-}
-
 /* Pin, presence and header; flush, and again what it has written; the marker. Not every login
  * makes MSM store the session under its new id: one that is to leave a draining node is flushed
  * all the same. */
 static xb_refusal_t prepare(xnat_steps_t *m)
 {
-    xb_refusal_t why = check(m);
+    xb_refusal_t why = xnat_flush_check(m);
     if (why == XB_REFUSALS || (why == XB_NO_MARKER && m->job->reason == XB_MOVE_DRAIN)) {
-        why = flush(m);
+        why = xnat_flush(m, m->xb->conf.gate_timeout / 4);
     }
     if (why == XB_REFUSALS && XB_RULE(MPRE) && !xnat_steps_mark(m, m->from)) {
         why = XB_NO_STORE;
@@ -182,14 +95,14 @@ static xb_refusal_t prepare(xnat_steps_t *m)
 static void verify(xnat_steps_t *m, xb_refusal_t unaskable)
 {
     xb_view_t v;
-    xb_refusal_t why = check(m);
+    xb_refusal_t why = xnat_flush_check(m);
     if (unaskable != XB_REFUSALS) {
         m->named =
             !xb_table_view(xnat_table, m->job->slot, &v) || !(v.flags & XB_SESSION_UNPROVEN);
         why = why == XB_REFUSALS ? unaskable : why;
     }
     else if (why == XB_REFUSALS || why == XB_NO_MARKER) {
-        why = flush(m);
+        why = xnat_flush(m, m->xb->conf.gate_timeout / 4);
     }
     bool gone = why == XB_NO_MARKER && !m->named && !m->barred;
     xb_table_flag(xnat_table, m->job->slot,
@@ -323,7 +236,7 @@ static xb_refusal_t prefer(xnat_steps_t *m)
         return XB_NO_QUIET;
     }
     m->fresh = m->old;
-    return check(m);
+    return xnat_flush_check(m);
 }
 
 /* Requests still counted at a home that cannot serve: the gate was shut without a fence. */

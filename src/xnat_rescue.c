@@ -7,6 +7,7 @@
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
 #include "xnat_fleet.h"
+#include "xnat_flush.h"
 #include "xnat_health.h"
 #include "xnat_mover.h"
 #include "xnat_log.h"
@@ -91,7 +92,8 @@ static bool holds(xnat_steps_t *m, const xnat_fleet_t *f, unsigned at)
     if (!PROXY_WORKER_IS_USABLE(f->worker[at]) || !name_at(m, f, at, text, sizeof text)) {
         return false;
     }
-    xb_refusal_t why = xnat_steps_ask_home(m, f->worker[at], text, &named);
+    xb_refusal_t why =
+        xnat_steps_ask_home(m, f->worker[at], text, m->xb->conf.gate_timeout / 4, &named);
     return why != XB_NO_FLUSH && (named || m->barred);
 }
 
@@ -147,15 +149,14 @@ xb_refusal_t xnat_rescue_look_up(xnat_steps_t *m)
  * stored by a flush, as for a voluntary move. */
 static void try_flush(xnat_steps_t *m)
 {
-    xnat_probe_answer_t answer;
+    xb_msm_head_t header;
     if (!m->from_worker || xnat_health_is_silent(m->from) || m->path >= XNAT_PATHS_MAX) {
         return;
     }
-    if (xnat_steps_head(m, m->from_worker, m->old_text, xnat_steps_left(m, FLUSH_US),
-                        &answer) == XNAT_PROBE_ANSWERED) {
-        apr_sleep(5000);
+    if (xnat_move_header(m->hands, m->xb, &m->old, &header)) {
+        m->stored_ms = header.last_backup_ms;
     }
-    else {
+    if (xnat_flush(m, FLUSH_US) == XB_NO_FLUSH && !m->named) {
         xnat_health_silent(m->from);
     }
 }

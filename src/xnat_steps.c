@@ -133,14 +133,14 @@ bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *
 }
 
 xb_refusal_t xnat_steps_ask(xnat_steps_t *m, proxy_worker *worker, const char *id,
-                            const char *own, bool *named)
+                            const char *own, int64_t patience_us, bool *named)
 {
     xnat_probe_answer_t answer;
     char text[XB_ID_MAX + 1];
     xb_id_t said;
     *named = m->barred = false;
-    if (xnat_steps_head(m, worker, id, xnat_steps_left(m, m->xb->conf.gate_timeout / 4),
-                        &answer) != XNAT_PROBE_ANSWERED) {
+    if (xnat_steps_head(m, worker, id, xnat_steps_left(m, patience_us), &answer) !=
+        XNAT_PROBE_ANSWERED) {
         return XB_NO_FLUSH;
     }
     m->barred = answer.status == 401 || answer.status == 403;
@@ -150,12 +150,12 @@ xb_refusal_t xnat_steps_ask(xnat_steps_t *m, proxy_worker *worker, const char *i
 }
 
 xb_refusal_t xnat_steps_ask_home(xnat_steps_t *m, proxy_worker *worker, const char *own,
-                                 bool *named)
+                                 int64_t patience_us, bool *named)
 {
     char id[XB_ID_MAX + sizeof NO_ROUTE + 1];
     apr_snprintf(id, sizeof id, "%.*s%c" NO_ROUTE, (int)m->old.base.n, m->old.base.p,
                  m->xb->balancer->s->sticky_separator);
-    return xnat_steps_ask(m, worker, id, own, named);
+    return xnat_steps_ask(m, worker, id, own, patience_us, named);
 }
 
 /* ---- marker and proof */

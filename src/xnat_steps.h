@@ -55,14 +55,14 @@ xnat_probe_rc_t xnat_steps_head(const xnat_steps_t *m, proxy_worker *worker, con
 /* The session's id in an answer's cookies. False: it set none, or one that is not an id. */
 bool xnat_steps_id_in(xnat_steps_t *m, const xnat_probe_answer_t *answer, char *text,
                       size_t size, xb_id_t *out);
-/* A HEAD with this id; named: its answer has the session's id, `own`. XB_NO_FLUSH: no answer,
- * XB_NO_RENAMED: it has another id. m->barred: it asked for a login. */
+/* A HEAD with this id; named: its answer has the session's id, `own`. XB_NO_FLUSH: no answer
+ * in time, XB_NO_RENAMED: it has another id. m->barred: it asked for a login. */
 xb_refusal_t xnat_steps_ask(xnat_steps_t *m, proxy_worker *worker, const char *id,
-                            const char *own, bool *named);
+                            const char *own, int64_t patience_us, bool *named);
 /* The same with an id of the session that has a route of no node: whoever has the session as
  * `own` says so, and stores it. */
 xb_refusal_t xnat_steps_ask_home(xnat_steps_t *m, proxy_worker *worker, const char *own,
-                                 bool *named);
+                                 int64_t patience_us, bool *named);
 /* Keeps how long the session may be idle, as its header says: for the marker, and for the time
  * when copies die. */
 void xnat_steps_lives(xnat_steps_t *m, const xb_msm_head_t *header);

@@ -2,6 +2,7 @@
 # The harness itself: stock httpd, scripted back ends, memcached, and the checks that end a test.
 use v5.36;
 use Test::More;
+use XB::Pipe;
 use XB::Test;
 use JSON::PP;
 
@@ -92,6 +93,32 @@ subtest 'a dead back end' => sub {
     is(scalar(grep { $_->{status} == 200 } @r), 4, 'the other one answers');
     $be{n1}->start;
     is($t->get($be{n1}->url . '/echo')->{status}, 200, 'back at the same port');
+};
+
+subtest 'a back end out of reach' => sub {
+    my $pipe = XB::Pipe->new($t, 'pipe', $be{n2}->port);
+    my $connect = sub { IO::Socket::IP->new(PeerAddr => $pipe->address, Timeout => 0.5) };
+    my $sock = $connect->();
+    my $ask = sub { syswrite $sock, "HEAD /echo HTTP/1.1\r\nHost: x\r\n\r\n" };
+    my $answered = sub { IO::Select->new($sock)->can_read(0.5) && sysread $sock, my $head, 65536 };
+    # Of Linux, SIOCOUTQ: bytes that the other side has not acknowledged.
+    my $unheard = sub { ioctl $sock, 0x5411, my $n = pack 'i', -1; return unpack 'i', $n };
+    $ask->();
+    ok($answered->(), 'an answer');
+    is($unheard->(), 0, 'the question was acknowledged');
+    $pipe->vanish;
+    my $sent = $ask->();
+    ok(!$answered->(), 'no answer any more');
+    is($unheard->(), $sent, '... no byte is acknowledged');
+    is($connect->(), undef, 'no connection');
+    like($@, qr/timed out/, '... nor a refusal');
+    $pipe->lead_to($be{n1}->port);
+    $pipe->restart;
+    ok($sock = $connect->(), 'restarted');
+    $be{n1}->clear;
+    $ask->();
+    ok($answered->(), '... it answers');
+    is($be{n1}->count('/echo'), 1, '... from where it leads to');
 };
 
 subtest 'memcached' => sub {

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # A home that is behind with storing: a session is taken over only when all is stored, or what
-# comes late would make its old key anew, which requests with the old id would then get.
+# comes late would make its old key anew, which requests with the old id would then get; nor would
+# the session have it at its new home.
 use v5.36;
 use Test::More;
 use XB::Test;
@@ -27,4 +28,20 @@ is $rig->node('n1')->stored($id), undef, 'the old key has not come back';
 is_deeply [ sort @{$rig->node('n2')->stored($c->session('u') =~ s/n1$/n2/r)} ], [ 1 .. 3 ],
     'the new one has all';
 is_deeply [ sort @{$rig->ask('u', '/read')->{json}{writes}} ], [ 1 .. 3 ], 'and so does its node';
+
+# Taken out of service by hand or by a health check the node lives, and may be as late.
+$rig->undrain('n1');
+for my $how (qw(disabled hcfailed)) {
+    $rig->only('n1');
+    $rig->login($how, 'n1');
+    $rig->open;
+    @r = map { $rig->send($how, "/write?k=$_&queue=250") } 1 .. 3;
+    @r = map { $rig->receive($_)->{status} } @r;
+    is "@r", '200 200 200', "$how: writes that are answered before they are stored";
+    $rig->httpd->manager('app', $rig->node('n1')->url, $how => 1);
+    my $found = $rig->ask($how, '/read');
+    is $found->{node}, 'n2', 'the session goes on elsewhere';
+    is_deeply [ sort @{$found->{json}{writes}} ], [ 1 .. 3 ], '... with all of them';
+    $rig->httpd->manager('app', $rig->node('n1')->url, $how => 0);
+}
 $t->finish;

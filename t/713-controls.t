@@ -98,7 +98,7 @@ needed('gate', 2, 24, sub ($users) {
 # From node 1 to node 2, more writes there, and back to node 1, which kept a copy.
 sub return_trip ($users, $meanwhile = undef)
 {
-    $site->_set(3, disabled => 1);
+    $site->set(3, disabled => 1);
     $users->all(['/app/write?k=first']);
     all_leave(1, $users);
     $users->all(['/app/write?k=second', '/app/write?k=third']);

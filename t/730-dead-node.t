@@ -3,4 +3,4 @@
 use v5.36;
 use XB::DeadNode;
 
-XB::DeadNode->run(lose => sub ($tomcat) { $tomcat->kill });
+XB::DeadNode->run(lose => sub ($site) { $site->tomcat(1)->kill });

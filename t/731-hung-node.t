@@ -6,5 +6,5 @@ use XB::DeadNode;
 
 XB::DeadNode->run(
     member => 'timeout=2 connectiontimeout=2', section => 'ProxySet failontimeout=On',
-    lose => sub ($tomcat) { }, blind => 3, back => 4, find => sub ($tomcat) { $tomcat->cont },
-    seconds => 6);
+    lose => sub ($site) { }, blind => 3, back => 4, find => sub ($site) { $site->tomcat(1)->cont },
+    after => 6, log => qr/AH02460/);

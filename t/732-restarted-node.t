@@ -5,6 +5,6 @@ use v5.36;
 use XB::DeadNode;
 
 XB::DeadNode->run(
-    member => 'retry=1', users => 30, seconds => 9, back => 0, idle => 12,
-    lose => sub ($tomcat) { $tomcat->kill },
-    find => sub ($tomcat) { $tomcat->begin });
+    member => 'retry=1', users => 30, after => 9, back => 0, idle => 12,
+    lose => sub ($site) { $site->tomcat(1)->kill },
+    find => sub ($site) { $site->tomcat(1)->begin });

@@ -2,7 +2,7 @@
 # A small TCP server in Perl on 127.0.0.1: one process per connection, so a callback may block.
 #
 #   my $s = XB::Server->new($t, name => 'x', code => sub ($conn) {...});    # path => '/s': on a
-#                                        # unix socket
+#                                        # unix socket; user => 0: stays root
 #   $s->port, $s->address, $s->stop, $s->start (same port again), $s->restart, $s->pause, $s->cont
 #   $s->hang_up          ends all its connections at once, keeps listening
 #   $s->records          what the callbacks recorded, oldest first; $s->clear forgets it
@@ -23,7 +23,7 @@ use Time::HiRes ();
 
 sub new ($class, $t, %opt)
 {
-    my $self = bless { %opt, test => $t }, $class;
+    my $self = bless { user => 1, %opt, test => $t }, $class;
     $self->{port} //= $t->port;
     $self->{journal} = $t->path("$opt{name}.journal");
     return $self->start;
@@ -39,7 +39,8 @@ sub start ($self)
     my $listen = $self->_listen or die "listen: $@";
     my $parent = $$;
     $self->{process} = $self->{test}->fork_child(
-        name => $self->{name}, code => sub { $self->_serve($listen, $parent) });
+        name => $self->{name}, user => $self->{user},
+        code => sub { $self->_serve($listen, $parent) });
     close $listen;
     return $self;
 }

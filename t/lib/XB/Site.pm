@@ -5,10 +5,12 @@
 #                         conf => 'XnatBalanceMove Drain', module => 'build/x.so',
 #                         tomcat => {permits => 4}, member => 'timeout=2', section => 'ProxySet ...',
 #                         piped => 1,      # an XB::Pipe before tomcat1: $s->pipe
-#                         stock => 'bytraffic');     # that lbmethod, without the module
+#                         tls => 1,        # tomcat1, whose connectors must have https, is asked so
+#                         stock => 'bytraffic',      # that lbmethod, without the module
+#                         start => 0);     # no httpd yet
 #   $s->httpd, $s->client (XB::Client), $s->msm (XB::Msm), $s->tomcat(1), ->tomcat('tomcat1')
 #   $s->only(1)                  # the other members take no requests; only(): all do again
-#   $s->drain(1), $s->undrain(1)
+#   $s->drain(1), $s->undrain(1), $s->set(1, disabled => 1): flags of balancer-manager
 #   $s->status                   # the status page's JSON, decoded
 #   $s->member(1)                # its part of it
 #   $s->refusals                 # its number of refusals by reason (those that there were)
@@ -25,12 +27,12 @@ sub new ($class, $t, %opt)
 {
     my $self = bless {t => $t, tomcats => 3, memcacheds => 2, serializer => 'java', conf => '',
                       module => 1, tomcat => {}, threads => 64, member => '', section => '',
-                      stock => 0, %opt}, $class;
+                      stock => 0, tls => 0, start => 1, %opt}, $class;
     $self->{msm} = XB::Msm->new($t, $self->{memcacheds});
     $self->{tc} = [XB::Tomcat->fleet($t, $self->{tomcats}, memcached => $self->{msm}->nodes,
                                      contexts => ['/'], serializer => $self->{serializer},
                                      %{$self->{tomcat}})];
-    $self->start_httpd;
+    $self->start_httpd if $self->{start};
     return $self;
 }
 
@@ -38,8 +40,8 @@ sub new ($class, $t, %opt)
 sub start_httpd ($self, %opt)
 {
     @$self{keys %opt} = values %opt;
-    $self->{pipe} //= XB::Pipe->new($self->{t}, 'pipe', $self->{tc}[0]{port}{http})
-        if $self->{piped};
+    my $tls = $self->{tls} ? "SSLProxyEngine On\nSSLProxyCheckPeerName off" : '';
+    $self->_lay_pipe if $self->{piped};
     my $members = join "\n",
         map { 'BalancerMember ' . $self->_url($_) . ' route=' . $_->route . " $self->{member}" }
         @{$self->{tc}};
@@ -58,6 +60,7 @@ sub start_httpd ($self, %opt)
     $self->{httpd} = $self->{t}->httpd(
         name => 'httpd' . ++$self->{httpds}, children => 2,
         module => $self->{stock} ? 0 : $self->{module},
+        modules => $self->{tls} ? ['ssl'] : [],
         threads => $self->{threads}, mpm => 'event', conf => <<~END);
         $own
         <Proxy "balancer://app">
@@ -65,6 +68,7 @@ sub start_httpd ($self, %opt)
         ProxySet lbmethod=@{[ $self->{stock} || 'xnat' ]}
         ProxySet stickysession=JSESSIONID|jsessionid
         $self->{section}
+        $tls
         </Proxy>
         ProxyPass "/balancer-manager" "!"
         ProxyPass "/" "balancer://app/"
@@ -73,10 +77,21 @@ sub start_httpd ($self, %opt)
     return $self;
 }
 
+sub _scheme ($self) { return $self->{tls} ? 'https' : 'http' }
+
+sub _lay_pipe ($self)
+{
+    my $port = $self->{tc}[0]->port($self->_scheme);
+    $self->{pipe} ? $self->{pipe}->lead_to($port)
+                  : ($self->{pipe} = XB::Pipe->new($self->{t}, 'pipe', $port));
+    return;
+}
+
 sub _url ($self, $tc)
 {
-    my $pipe = $self->{piped} ? $self->{pipe} : undef;
-    return $pipe && $tc == $self->{tc}[0] ? 'http://' . $pipe->address : $tc->url('');
+    return $tc->url('') if $tc != $self->{tc}[0];
+    my $address = $self->{piped} ? $self->{pipe}->address : '127.0.0.1:' . $tc->port($self->_scheme);
+    return $self->_scheme . "://$address";
 }
 
 sub pipe ($self) { return $self->{pipe} }
@@ -88,7 +103,7 @@ sub tomcat ($self, $which) { return $self->{tc}[ ($which =~ /(\d+)$/)[0] - 1 ] }
 
 # ---- balancer-manager
 
-sub _set ($self, $which, %flag)
+sub set ($self, $which, %flag)
 {
     $self->{httpd}->manager('app', $self->_url($self->tomcat($which)), %flag);
     return;
@@ -97,13 +112,13 @@ sub _set ($self, $which, %flag)
 sub only ($self, $which = undef)
 {
     for my $n (1 .. $self->{tomcats}) {
-        $self->_set($n, disabled => defined $which && $n != $which);
+        $self->set($n, disabled => defined $which && $n != $which);
     }
     return;
 }
 
-sub drain ($self, $which) { return $self->_set($which, drain => 1) }
-sub undrain ($self, $which) { return $self->_set($which, drain => 0) }
+sub drain ($self, $which) { return $self->set($which, drain => 1) }
+sub undrain ($self, $which) { return $self->set($which, drain => 0) }
 
 # ---- what it says
 

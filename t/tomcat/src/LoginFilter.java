@@ -17,6 +17,12 @@ public class LoginFilter extends HttpFilter {
     @Override
     protected void doFilter(HttpServletRequest request, HttpServletResponse response,
         FilterChain chain) throws IOException, ServletException {
+        String path = request.getServletPath();
+        int status = HealthServlet.statusFor(path);
+        if (status != 0) {
+            response.setStatus(status);
+            return;
+        }
         HttpSession session = request.getSession(false);
         Object user = session == null ? null : session.getAttribute(Node.USER);
         if (user == null)
@@ -24,7 +30,6 @@ public class LoginFilter extends HttpFilter {
         response.setHeader("X-XB-Node", Node.ROUTE);
         if (user != null)
             response.setHeader("X-XB-User", user.toString());
-        String path = request.getServletPath();
         if (user != null || !(path.startsWith("/app") || path.startsWith("/data"))) {
             chain.doFilter(request, response);
             return;
