@@ -12,7 +12,8 @@
 #   all, ms), ratio (of these), back (seconds until it is as before), left (until the drained node
 #   has no user), wrong (answers), logins (lost), lost (writes), took (seconds until all were restarted), up
 #   (until the lost node answers), fair (from then until it has its share of clicks), peak (most of
-#   its share in a second, %), series (that percentile in each second, undef: no click)
+#   its share in a second, %), series (that percentile in each second, undef: no click), stalled (the
+#   longest time for which this program did nothing: more than a second, and the machine was too busy)
 package XB::Scene;
 use v5.36;
 use List::Util qw(max);
@@ -185,10 +186,13 @@ sub _click ($self)
 {
     my ($how, $users, $heavy) = @$self{qw(how users heavy)};
     my %does = map { $_ => _person($users, $_, $how) } $users->names;
+    my $asked = $self->{stalled} = 0;
     $users->click(
         rounds => 1, pauses => \@THINK, does => \%does, burst => {$heavy => 6}, at_once => 100,
         most => $how->{end} // 16,
         until => sub ($now) {
+            $self->{stalled} = max($self->{stalled}, $now - $asked);
+            $asked = $now;
             return 0 if !$self->{begun};
             $self->{left} //= $now if !grep { $users->id($_) =~ /tomcat1$/ } $users->names;
             return $how->{until} && $how->{until}->($self, $now);
@@ -215,7 +219,8 @@ sub _quantile ($p, @x)
 sub _judge ($self)
 {
     my ($users, $begun) = @$self{qw(users begun)};
-    my %r = (lost => $self->{how}{writes} ? scalar $users->lost_writes : undef);
+    my %r = (lost => $self->{how}{writes} ? scalar $users->lost_writes : undef,
+             stalled => $self->{stalled});
     my @click = grep { $_->[3] =~ /image/ } @{$users->{times}};
     my @theirs = grep { $self->{befallen}{$_->[2]} } @click;
     my $end = max(map { $_->[0] } @click);
