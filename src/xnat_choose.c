@@ -16,6 +16,8 @@
 #include "xnat_tick.h"
 
 #define SECOND_US INT64_C(1000000)
+/* A look for one session to relieve an overloaded member, or more often where the rate of moves
+ * wants it: it costs a walk of the table. */
 #define OVERLOAD_EVERY_US 250000
 /* Moving a session that has been idle for longer does not relieve its node. */
 #define ACTIVE_US (60 * SECOND_US)
@@ -48,7 +50,7 @@ typedef struct {
 #define PLANS_MAX XNAT_BALANCERS_MAX
 static plan_t plans[PLANS_MAX]; /* mover thread only; large, so not on its stack */
 static unsigned plan_count;
-static int64_t overload_us;
+static int64_t overload_us[XNAT_BALANCERS_MAX];          /* last looks */
 static int64_t told_us[XNAT_BALANCERS_MAX][XB_REFUSALS]; /* refusals of what was not begun */
 static bool full;                                 /* a job of this tick has found no room */
 static int64_t draining_since_us[XB_MEMBERS_MAX]; /* 0: not draining */
@@ -119,6 +121,18 @@ static void bar_silent(plan_t *p)
     }
 }
 
+static void plan_overload(plan_t *p, int64_t now)
+{
+    const xnat_conf_t *c = &p->xb->conf;
+    int64_t *last = &overload_us[p->xb->record];
+    if (c->move != XNAT_MOVE_DRAIN &&
+        now - *last >= (int64_t)fmin(OVERLOAD_EVERY_US, SECOND_US / c->rate)) {
+        *last = now;
+        p->overloaded =
+            xb_policy_overload(p->fleet.load, p->fleet.n, &p->xb->policy, &p->from, &p->to);
+    }
+}
+
 static void plan_balancer(xnat_balancer_t *xb, void *ctx)
 {
     int64_t now = *(int64_t *)ctx;
@@ -138,10 +152,7 @@ static void plan_balancer(xnat_balancer_t *xb, void *ctx)
     bar_silent(p);
     p->mean = xnat_fleet_worth(xb, &p->fleet);
     plan_drains(p, now);
-    if (xb->conf.move != XNAT_MOVE_DRAIN && now - overload_us >= OVERLOAD_EVERY_US) {
-        p->overloaded =
-            xb_policy_overload(p->fleet.load, p->fleet.n, &xb->policy, &p->from, &p->to);
-    }
+    plan_overload(p, now);
     plan_count += p->draining || p->overloaded;
 }
 
@@ -453,9 +464,6 @@ void xnat_choose_run(int64_t now)
 {
     plan_count = 0;
     xnat_config_each(plan_balancer, &now);
-    if (now - overload_us >= OVERLOAD_EVERY_US) {
-        overload_us = now;
-    }
     walk(now);
     for (unsigned i = 0; i < plan_count; i++) {
         move_overloaded(&plans[i], now);

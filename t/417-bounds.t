@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# What choosing costs is bounded: lines in the log, slots looked at in one tick; each balancer's
-# refusals are told for themselves.
+# What choosing costs is bounded: lines in the log, slots looked at in one tick, moves in a second;
+# each balancer's refusals are told for themselves.
 use v5.36;
 use Test::More;
+use Time::HiRes qw(time);
 use XB::Test;
 use XB::MoveRig;
 
@@ -57,5 +58,24 @@ subtest 'a large table' => sub {
     $rig->drain('p1');
     $rig->open;
     ok wait_for { $rig->moved >= 21 } 10, 'all sessions of it are found';
+};
+$h->stop;
+
+# A move counts when it is done, so a few may have been begun before the first that is timed. Four a
+# second would be the pace of the default rate.
+subtest 'the rate of overload moves' => sub {
+    my $fast = XB::MoveRig->new($t, nodes => [qw(r1 r2 r3)], httpd => { name => 'fast' },
+        conf => "XnatBalanceMoveRate 10/s 1\nXnatBalanceBusyHalfLife 100ms");
+    $fast->only('r1');
+    $fast->login("w$_", 'r1') for 1 .. 20;
+    $fast->open;
+    my @load = $fast->overload('r1', 4, 6000);
+    wait_for { $fast->moved } 5, 'the first';
+    my ($begin, $before) = (time, $fast->moved);
+    wait_for { $fast->moved >= $before + 12 } 10, 'twelve more';
+    my ($took, $moves) = (time - $begin, $fast->moved - $before);
+    cmp_ok $moves, '<=', 10 * (time - $begin) + 3, "$moves moves: not more than the rate";
+    cmp_ok $took, '<', 2.4, sprintf '... and as many, in %.1f s', $took;
+    $fast->receive($_) for @load;
 };
 $t->finish;

@@ -29,9 +29,9 @@ sub site ($t, $lock_mode)
 sub clicks ($users)
 {
     my @kinds = (
-        sub { '/app/write?k=' . $users->_key },
-        sub { '/app/write?in=map&k=' . $users->_key },
-        sub { '/app/write?ms=5&k=' . $users->_key },
+        sub { '/app/write?k=' . $users->key },
+        sub { '/app/write?in=map&k=' . $users->key },
+        sub { '/app/write?ms=5&k=' . $users->key },
         sub { '/app/count' },
         sub { '/app/read' },
         sub { '/app/image?ms=2&i=' . int rand 9 },

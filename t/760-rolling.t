@@ -6,8 +6,8 @@ use v5.36;
 use Test::More;
 use Time::HiRes qw(time);
 use XB::Test;
-use XB::Deps;
 use XB::MoveRun;
+use XB::Roller;
 use XB::Site;
 use XB::Users;
 
@@ -16,21 +16,15 @@ my $REQUESTS = 20_000;
 my $t = XB::Test->new;
 my $site = XB::Site->new($t, threads => 128, conf => 'XnatBalanceMove Drain');
 
-sub script ($which, @args)
-{
-    return (XB::Deps->root . '/scripts/drain', '--manager', $site->httpd->url('/balancer-manager'),
-            '--status', $site->httpd->url('/xnat-balance'), '--balancer', 'app',
-            '--member', $site->tomcat($which)->route, @args);
-}
-
 # Called some times a second while requests go on, until it is true. A node that is not safe to
 # stop within a minute is waited for again, as its administrator would.
-sub by_script ($which)
+sub by_script ($tomcat)
 {
+    my $which = $tomcat->route;
     my $tries = 0;
     my $start = sub {
-        $t->spawn(name => "drain$which." . $tries++, user => 0,
-                  cmd => [script($which, '--wait', 60)]);
+        $t->spawn(name => "drain-$which." . $tries++, user => 0,
+                  cmd => [$site->drain_script($which, '--wait', 60)]);
     };
     my $p = $start->();
     return sub {
@@ -41,60 +35,25 @@ sub by_script ($which)
             $p = $start->();
             return 0;
         }
-        is($p->stop, 0, "tomcat$which is safe to stop") or diag($said);
+        is($p->stop, 0, "$which is safe to stop") or diag($said);
         note((split /\n/, $said)[-2]);
         return 1;
     };
 }
 
 # Without a script that waits: it gets no new sessions for three seconds.
-sub by_hope ($which)
+sub by_hope ($tomcat)
 {
     my $end = time + 3;
-    $site->drain($which);
+    $site->drain($tomcat->route);
     return sub { return time > $end };
 }
 
-# Restarts these nodes, one step at each call; true when it is done.
-sub roller ($drain, @which)
+sub undo_by_script ($tomcat, $took)
 {
-    my ($tomcat, $begun, $step);
-    my %next = (
-        drain => sub {
-            return if !$step->();
-            $tomcat->proc->signal('TERM');
-            return 'stop';
-        },
-        stop => sub {
-            return if $tomcat->proc->alive;
-            $tomcat->begin;
-            return 'start';
-        },
-        start => sub {
-            return if !$tomcat->is_ready;
-            my $which = shift @which;
-            if ($drain == \&by_script) {
-                my $said = join ' ', map { qq('$_') } script($which, '--undo');
-                like(`$said`, qr/in service/, sprintf '%s is back after %.1f s', $tomcat->route,
-                     time - $begun);
-            }
-            else {
-                $site->undrain($which);
-            }
-            return 'begin';
-        },
-        begin => sub {
-            return 'done' if !@which;
-            $tomcat = $site->tomcat($which[0]);
-            $begun = time;
-            $step = $drain->($which[0]);
-            return 'drain';
-        });
-    my $state = 'begin';
-    return sub {
-        $state = $next{$state}->() // $state if $state ne 'done';
-        return $state eq 'done';
-    };
+    my $said = join ' ', map { qq('$_') } $site->drain_script($tomcat->route, '--undo');
+    like(`$said`, qr/in service/, sprintf '%s is back after %.1f s', $tomcat->route, $took);
+    return;
 }
 
 sub work ($users, $requests, $roll)
@@ -128,7 +87,8 @@ subtest 'a rolling restart' => sub {
     my %nodes = map { (/\.(\w+)$/)[0] => 1 } map { $users->id($_) } $users->names;
     is(join(' ', sort keys %nodes), 'tomcat1 tomcat2 tomcat3', 'users at all nodes');
     my $begin = time;
-    work($users, $REQUESTS, roller(\&by_script, 1 .. 3));
+    work($users, $REQUESTS, XB::Roller::roller(leave => \&by_script, back => \&undo_by_script,
+                                               tomcats => [$site->tomcats]));
     my $took = time - $begin;
     cmp_ok($users->{requests}, '>=', $REQUESTS, 'enough requests');
     $idle->all([map { "/app/write?k=after$_" } 1 .. 6]);
@@ -151,7 +111,9 @@ for my $control (['XnatBalanceMove Off', conf => 'XnatBalanceMove Off'],
         $site->only(1);
         $users->login($users->names);
         $site->only;
-        work($users, 0, roller(\&by_hope, 1));
+        work($users, 0, XB::Roller::roller(leave => \&by_hope, back => sub ($tomcat, $took) {
+            $site->undrain($tomcat->route);
+        }, tomcats => [$site->tomcat(1)]));
         my @lost = $users->lost_writes;
         my $wrong = @{$users->{wrong}};
         cmp_ok(@lost + $wrong, '>', 0, sprintf '%d of %d writes are lost, %d wrong answers',

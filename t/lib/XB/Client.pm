@@ -91,7 +91,14 @@ sub run ($self, %opt)
         $self->_wait($pause, values %active);
         for my $x (grep { $_->{finished} } values %active) {
             delete $active{$x};
-            $opt{done}->($self->_complete($x), $x->{req}) if $opt{done};
+            if ($x->was_dropped) {
+                $self->{idle} = {};
+                my $again = $self->_begin($x->{req});
+                $active{$again} = $again;
+                next;
+            }
+            my $answer = $self->_complete($x);
+            $opt{done}->($answer, $x->{req}) if $opt{done};
         }
     }
     return;
@@ -159,15 +166,8 @@ sub _head ($self, $req, $host, $path)
     return "$head\r\n";
 }
 
-# A kept connection that the server closed before any byte of the answer: a GET is sent again, as a
-# browser would do.
 sub _complete ($self, $x)
 {
-    my $dropped = $x->{reused} && $x->{error} && !$x->{got} && $x->{error} ne 'timeout';
-    if ($dropped && ($x->{req}{method} // 'GET') =~ /^(?:GET|HEAD)$/) {
-        $self->{idle} = {};
-        return $self->request(%{$x->{req}});
-    }
     my $answer = $x->answer;
     push @{$self->{idle}{ $x->{key} }}, [ @$x{qw(sock conn)} ] if $x->reusable;
     if (defined(my $user = $x->{req}{user})) {
@@ -192,6 +192,14 @@ sub new ($class, $req, $deadline)
     return bless { req => $req, deadline => $deadline, begin => time, state => 'head', sending => 1,
                    in => '', out => '', unsent => $req->{size} // 0, got => 0, error => '',
                    status => 0, headers => [], body => '', length => 0 }, $class;
+}
+
+# A kept connection that the server closed before any byte of the answer: a GET is sent again, as a
+# browser would do.
+sub was_dropped ($self)
+{
+    return $self->{reused} && $self->{error} && !$self->{got} && $self->{error} ne 'timeout'
+        && ($self->{req}{method} // 'GET') =~ /^(?:GET|HEAD)$/;
 }
 
 sub connect ($self, $host, $port)

@@ -10,7 +10,9 @@
 #                         start => 0);     # no httpd yet
 #   $s->httpd, $s->client (XB::Client), $s->msm (XB::Msm), $s->tomcat(1), ->tomcat('tomcat1')
 #   $s->only(1)                  # the other members take no requests; only(): all do again
-#   $s->drain(1), $s->undrain(1), $s->set(1, disabled => 1): flags of balancer-manager
+#   $s->drain(1), $s->undrain(1), $s->enable(1)    # enable: not disabled any more either
+#   $s->set(1, disabled => 1)    # flags of balancer-manager
+#   $s->drain_script(1, '--wait', 60)              # the command: scripts/drain for that node
 #   $s->status                   # the status page's JSON, decoded
 #   $s->member(1)                # its part of it
 #   $s->refusals                 # its number of refusals by reason (those that there were)
@@ -19,6 +21,7 @@
 package XB::Site;
 use v5.36;
 use JSON::PP ();
+use XB::Deps ();
 use XB::Msm ();
 use XB::Pipe ();
 use XB::Tomcat ();
@@ -119,6 +122,15 @@ sub only ($self, $which = undef)
 
 sub drain ($self, $which) { return $self->set($which, drain => 1) }
 sub undrain ($self, $which) { return $self->set($which, drain => 0) }
+sub enable ($self, $which) { return $self->set($which, drain => 0, disabled => 0) }
+
+sub drain_script ($self, $which, @args)
+{
+    return (XB::Deps->root . '/scripts/drain',
+            '--manager', $self->{httpd}->url('/balancer-manager'),
+            '--status', $self->{httpd}->url('/xnat-balance'), '--balancer', 'app',
+            '--member', $self->tomcat($which)->route, @args);
+}
 
 # ---- what it says
 

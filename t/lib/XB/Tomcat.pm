@@ -24,6 +24,8 @@ use Cwd ();
 use File::Basename ();
 use File::Copy ();
 use HTTP::Tiny ();
+use IO::Select ();
+use IO::Socket::INET ();
 use MIME::Base64 ();
 use XB::Test;
 
@@ -110,6 +112,7 @@ sub fleet ($class, $t, $n, %opt)
 
 sub _spawn ($self)
 {
+    delete $self->{asked};
     $self->{proc} = $self->{t}->spawn(name => $self->{route}, cmd => [$self->_command]);
     return $self;
 }
@@ -270,9 +273,18 @@ sub restart ($self)
 
 sub begin ($self) { return $self->_spawn }
 
+# Asks, and looks when it is called again whether there is an answer.
 sub is_ready ($self)
 {
-    return HTTP::Tiny->new(timeout => 0.3)->head($self->url('/style.css'))->{success};
+    my $socket = $self->{asked} //= do {
+        my $s = IO::Socket::INET->new(PeerAddr => "127.0.0.1:$self->{port}{http}") or return 0;
+        print $s "HEAD /style.css HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        $s->flush;
+        $s;
+    };
+    return 0 if !IO::Select->new($socket)->can_read(0);
+    delete $self->{asked};
+    return (<$socket> // '') =~ m{^HTTP/1\.1 200 };
 }
 
 sub route ($self) { return $self->{route} }

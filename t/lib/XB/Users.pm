@@ -9,8 +9,11 @@
 #             most => 30,                    # seconds, whatever until says
 #             restless => ['u1'],            # who never pause
 #             burst => {u1 => 6},            # requests at once, instead of parallel
-#             does => {u1 => sub {'/path'}}, # instead of the usual clicks
+#             does => {u1 => sub {'/path'}}, # instead of the usual clicks; or a request
 #             rounds => 2, pauses => [0.2, 0.5]);
+#   $u->never_pause('u1')        # from now on
+#   $u->anew('u1')               # who leaves: the request by which somebody of that name logs in
+#   $u->key                      # of a write
 #   $u->all(['/app/write?k=1', ...], sub {...})  # these requests of each user, all at once; a
 #                                # moment later, while they are under way, the code
 #   $u->id('u1')                 # its newest id
@@ -19,7 +22,7 @@
 #   $u->{requests}, ->{status} (hash: answers by status), ->{writes}, ->{acked}
 #   $u->{wrong}                  # what must not be: other user, login lost, no answer
 #   $u->{anonymous}              # static files answered as to somebody not logged in
-#   $u->{times}                  # [seconds since click's begin, duration, name, path] of each
+#   $u->{times}                  # [seconds since click's begin, duration, name, path, node]
 package XB::Users;
 use v5.36;
 use JSON::PP ();
@@ -40,10 +43,7 @@ sub base ($self, $name) { return $self->id($name) =~ s/^[^~]*~|\..*//gsr }
 
 sub login ($self, @names)
 {
-    my @login = map { {
-        path => '/login', method => 'POST', user => $_, body => "user=$_&password=pw-$_",
-        headers => ['Content-Type' => 'application/x-www-form-urlencoded'],
-    } } @names;
+    my @login = map { _login($_) } @names;
     my @answers = $self->{client}->many(\@login, parallel => 8);
     my @bad = grep { $_->{status} >= 400 || $_->{status} == 0 } @answers;
     die "login: $bad[0]{status} $bad[0]{error}\n" if @bad;
@@ -51,21 +51,36 @@ sub login ($self, @names)
     return map { $self->id($_) } @names;
 }
 
+sub _login ($name)
+{
+    return {path => '/login', method => 'POST', user => $name,
+            body => "user=$name&password=pw-$name",
+            headers => ['Content-Type' => 'application/x-www-form-urlencoded']};
+}
+
+sub anew ($self, $name)
+{
+    delete $self->{client}->jar($name)->{JSESSIONID};
+    delete $self->{$_}{$name} for qw(base sent kept);
+    return _login($name);
+}
+
 # ---- what they do
 
-sub _key ($self) { return 'k' . ++$self->{serial} }
+sub key ($self) { return 'k' . ++$self->{serial} }
 
 # A page of XNAT: its data, what it changes, and what it is drawn with.
 sub _request ($self, $name)
 {
     if (my $special = $self->{opt}{does}{$name}) {
-        return {path => $special->(), user => $name, discard => 1};
+        my $does = $special->();
+        return {ref $does ? %$does : (path => $does), user => $name, discard => 1};
     }
     my $ms = 20 + int rand 80;
     my @kinds = (
-        sub { '/app/write?k=' . $self->_key },
-        sub { '/app/write?in=map&k=' . $self->_key },
-        sub { "/app/slow?ms=$ms&at=end&write=" . $self->_key },
+        sub { '/app/write?k=' . $self->key },
+        sub { '/app/write?in=map&k=' . $self->key },
+        sub { "/app/slow?ms=$ms&at=end&write=" . $self->key },
         sub { '/app/count' },
         sub { "/app/whoami?ms=" . int rand 30 },
         sub { '/app/image?ms=2&i=' . int rand 9 },
@@ -120,6 +135,12 @@ sub _burst ($self, $name)
     $self->{open}{$name} = $n;
     push @{$self->{ready}}, map { $self->_request($name) } 1 .. $n;
     return;
+}
+
+sub never_pause ($self, $name)
+{
+    $self->{restless}{$name} = 1;
+    return $self->_burst($name);
 }
 
 sub _next ($self)
@@ -186,16 +207,20 @@ sub _judge ($self, $answer, $req)
     my $user = XB::Client->header($answer, 'X-XB-User') // 'nobody';
     # MSM takes no session over for an ignored path: with an old id such a file is for nobody.
     my $is_static = $req->{path} eq '/style.css';
+    my $is_login = $req->{path} eq '/login' && $status == 200;
+    $self->{base}{$name} = $self->base($name) if $is_login;
     $self->{requests}++;
     $self->{status}{$status}++;
     push @{$self->{times}},
-        [time - $self->{begin} - $answer->{time}, $answer->{time}, $name, $req->{path}];
+        [time - $self->{begin} - $answer->{time}, $answer->{time}, $name, $req->{path},
+         XB::Client->header($answer, 'X-XB-Node') // ''];
     my $what = $answer->{error} || $status == 0 ? "no answer ($answer->{error})"
         : $status == 503 && $user eq 'nobody' ? undef
         : $status != 200 ? "status $status"
+        : $is_login ? undef
         : $user eq 'nobody' && $is_static ? $self->_note_anonymous
         : $user ne $name ? "answered as $user"
-        : $self->base($name) ne $self->{base}{$name} ? 'has a new session' : undef;
+        : $self->base($name) ne ($self->{base}{$name} // '') ? 'has a new session' : undef;
     push @{$self->{wrong}}, "$name: $what ($req->{path})" if defined $what;
     my ($key) = $req->{path} =~ /\b(?:k|write)=(\w+)/ or return;
     $self->{sent}{$name}{$key} = 1;
