@@ -36,9 +36,12 @@ enum {
     XB_RULE_LAST = 134217728,  /* overload does not use up the last unvisited node */
     XB_RULE_PATH = 268435456,  /* the target's cookie is of the session's own context */
     XB_RULE_LOCK = 536870912,  /* non-sticky: a locked session is busy */
-    XB_RULE_STALE = 1073741824, /* a node that leaves both keys does not get the session */
-    XB_RULE_HOLD = 2147483648,  /* to a target that was asked in vain nobody passes unproved */
-    XB_RULE_ASK = 4294967296    /* a marked node that the keys contradict is asked */
+    XB_RULE_STALE = 1073741824,  /* a node that leaves both keys does not get the session */
+    XB_RULE_HOLD = 2147483648,   /* to a target that was asked in vain nobody passes unproved */
+    XB_RULE_LATE = 8589934592,   /* home and key gone: the key of the node asked last counts */
+    XB_RULE_TWICE = 17179869184, /* who may be at it still is not asked again, nor others that
+                                  * may hold a stale copy */
+    XB_RULE_ASK = 4294967296     /* a marked node that the keys contradict is asked */
 };
 
 #ifndef XB_LEAVE_OUT

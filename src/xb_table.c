@@ -194,8 +194,10 @@ bool xb_table_view(const xb_table_t *t, uint32_t slot, xb_view_t *out)
         if (!v)
             continue;
         out->visited[out->visited_count].member = xb_visited_member(v);
-        out->visited[out->visited_count++].touched_us =
-            (int64_t)(v & UINT32_MAX) * XB_SECOND_US;
+        out->visited[out->visited_count].asked = v & XB_VISITED_ASKED;
+        out->visited[out->visited_count].since =
+            XB_VISITED_REQUESTS(v) == (atomic_load(&e->requests) & 0xfff);
+        out->visited[out->visited_count++].touched_us = xb_visited_us(v);
     }
     return true;
 }

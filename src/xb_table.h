@@ -154,6 +154,10 @@ bool xb_table_newest(xb_table_t *t, uint32_t slot, char id[XB_ID_MAX + 1]);
 
 /* Rule SENT: something of this session may have been sent to the member. */
 void xb_table_visit(xb_table_t *t, uint32_t slot, unsigned member, int64_t now_us);
+/* The same, and the member is asked to take the session over. */
+void xb_table_ask(xb_table_t *t, uint32_t slot, unsigned member, int64_t now_us);
+/* It has done what it was asked for, whatever that was. A commit says so of the new home. */
+void xb_table_done(xb_table_t *t, uint32_t slot, unsigned member);
 /* The copy at this member is gone for certain (released, restarted). */
 void xb_table_unvisit(xb_table_t *t, uint32_t slot, unsigned member);
 /* May a request of the session still run at this former home (XB_MEMBER_NONE: at any)? By where
@@ -175,6 +179,8 @@ typedef struct {
     double traffic; /* own decayed bytes, as of traffic's last change */
     struct {
         unsigned member;
+        bool asked; /* to take it over, at touched_us, and is not known to have done */
+        bool since; /* since then no request was let through (or 4096) */
         int64_t touched_us;
     } visited[XB_VISITED_MAX];
     unsigned visited_count;

@@ -11,7 +11,12 @@
 #include "xb_table.h"
 
 #define XB_TABLE_MAGIC 0x31656c6261746278u /* "xbtable1" */
-#define XB_TABLE_VERSION 1u
+#define XB_TABLE_VERSION 2u
+/* A visited member: 1 << 63 asked | requests then << 51 | member + 1 << 41 | touched, in ms. */
+#define XB_VISITED_ASKED (UINT64_C(1) << 63)
+#define XB_VISITED_REQUESTS(v) ((v) >> 51 & 0xfff)
+#define XB_VISITED_MEMBER(v) ((v) >> 41 & 0x3ff)
+#define XB_VISITED_MS(v) ((v) & ((UINT64_C(1) << 41) - 1))
 #define XB_BUCKET 8u
 #define XB_SLOT_NONE UINT32_MAX
 #define XB_SECOND_US INT64_C(1000000)
@@ -27,7 +32,7 @@ typedef struct {
     _Atomic uint16_t target;
     _Atomic uint8_t flags, path;
     _Atomic int64_t gated_us;
-    _Atomic uint64_t visited[XB_VISITED_MAX]; /* member + 1 << 32 | touched, in s; 0: none */
+    _Atomic uint64_t visited[XB_VISITED_MAX]; /* XB_VISITED_...; 0: none */
     _Atomic uint8_t id_len;                   /* 0 while the text is being written */
     char id[XB_ID_MAX];                       /* under the lock */
 } xb_entry_t;
@@ -154,7 +159,12 @@ static inline void xb_raise(_Atomic int64_t *at, int64_t to)
 
 static inline unsigned xb_visited_member(uint64_t visited)
 {
-    return (unsigned)(visited >> 32) - 1;
+    return (unsigned)XB_VISITED_MEMBER(visited) - 1;
+}
+
+static inline int64_t xb_visited_us(uint64_t visited)
+{
+    return (int64_t)XB_VISITED_MS(visited) * 1000;
 }
 
 /* False: the lock is beyond repair. A dead holder's change has been repaired. */

@@ -18,23 +18,27 @@ bool xb_table_copy_died(uint32_t max_inactive_s, int64_t touched_us, int64_t now
 
 bool xb_entry_copy_died(xb_entry_t *e, uint64_t visited, int64_t now_us)
 {
-    return xb_table_copy_died(atomic_load(&e->max_inactive_s),
-                              (int64_t)(visited & UINT32_MAX) * XB_SECOND_US, now_us);
+    return xb_table_copy_died(atomic_load(&e->max_inactive_s), xb_visited_us(visited), now_us);
 }
 
-/* Seconds are rounded up: a copy is never taken for older than it is. */
+/* Milliseconds are rounded up: a copy is never taken for older than it is. */
+static uint64_t touch(uint64_t visited, int64_t now_us)
+{
+    return visited - XB_VISITED_MS(visited) + (uint64_t)(now_us / 1000 + 1);
+}
+
 static uint64_t visited_pack(unsigned member, int64_t now_us)
 {
-    return (uint64_t)(member + 1) << 32 | (uint32_t)(now_us / XB_SECOND_US + 1);
+    return touch((uint64_t)(member + 1) << 41, now_us);
 }
 
 bool xb_entry_revisit(xb_entry_t *e, unsigned member, int64_t now_us)
 {
-    uint64_t next = visited_pack(member, now_us);
     for (unsigned i = 0; i < XB_VISITED_MAX; i++) {
         uint64_t v = atomic_load(&e->visited[i]);
         while (v && xb_visited_member(v) == member)
-            if (v >= next || atomic_compare_exchange_weak(&e->visited[i], &v, next))
+            if (xb_visited_us(v) > now_us ||
+                atomic_compare_exchange_weak(&e->visited[i], &v, touch(v, now_us)))
                 return true;
     }
     return false;
@@ -45,11 +49,11 @@ bool xb_entry_revisit(xb_entry_t *e, unsigned member, int64_t now_us)
 static unsigned oldest_visit(xb_entry_t *e, unsigned home)
 {
     unsigned at = 0;
-    uint32_t oldest = UINT32_MAX;
+    int64_t oldest = INT64_MAX;
     for (unsigned i = 0; i < XB_VISITED_MAX; i++) {
         uint64_t v = atomic_load(&e->visited[i]);
-        if (xb_visited_member(v) != home && (uint32_t)v < oldest) {
-            oldest = (uint32_t)v;
+        if (xb_visited_member(v) != home && xb_visited_us(v) < oldest) {
+            oldest = xb_visited_us(v);
             at = i;
         }
     }
@@ -80,6 +84,38 @@ void xb_table_visit(xb_table_t *t, uint32_t slot, unsigned member, int64_t now_u
     if (xb_entry_revisit(e, member, now_us) || !xb_table_lock(t))
         return;
     xb_entry_visit_locked(e, member, now_us);
+    xb_table_unlock(t);
+}
+
+static void done_locked(xb_entry_t *e, unsigned member)
+{
+    for (unsigned i = 0; i < XB_VISITED_MAX; i++)
+        if (xb_visited_member(atomic_load(&e->visited[i])) == member)
+            atomic_fetch_and(&e->visited[i], ~XB_VISITED_ASKED);
+}
+
+/* Others only touch it meanwhile. */
+void xb_table_ask(xb_table_t *t, uint32_t slot, unsigned member, int64_t now_us)
+{
+    xb_entry_t *e = xb_table_entry(t, slot);
+    uint64_t requests = atomic_load(&e->requests) & 0xfff;
+    if (!xb_table_lock(t))
+        return;
+    xb_entry_visit_locked(e, member, now_us);
+    for (unsigned i = 0; i < XB_VISITED_MAX; i++) {
+        uint64_t v = atomic_load(&e->visited[i]);
+        if (xb_visited_member(v) == member)
+            atomic_store(&e->visited[i], XB_VISITED_ASKED | requests << 51 |
+                                             (v - (XB_VISITED_REQUESTS(v) << 51)));
+    }
+    xb_table_unlock(t);
+}
+
+void xb_table_done(xb_table_t *t, uint32_t slot, unsigned member)
+{
+    if (!xb_table_lock(t))
+        return;
+    done_locked(xb_table_entry(t, slot), member);
     xb_table_unlock(t);
 }
 
@@ -310,6 +346,7 @@ bool xb_table_commit(xb_table_t *t, uint32_t slot, unsigned token, unsigned home
         xb_raise(&e->bar_until_us, bar_until_us);
         xb_raise(&e->last_us, now_us); /* the takeover was an access */
         commit_locked(t, slot, home, id);
+        done_locked(e, home);
     }
     xb_table_unlock(t);
     return ours;

@@ -258,7 +258,7 @@ static xb_refusal_t revive(xnat_steps_t *m)
     }
     xb_refusal_t why = xnat_rescue(m);
     if (why == XB_NO_TARGET || why == XB_NO_STORE || m->stale ||
-        (m->again && why != XB_REFUSALS)) { /* nothing better */
+        (m->wary && why != XB_REFUSALS)) { /* nothing better */
         m->to = m->from;
         return XB_REFUSALS;
     }
@@ -306,6 +306,9 @@ static int64_t back_off(const xnat_steps_t *m, xb_refusal_t outcome)
     if (m->in_vain || m->job->kind == XNAT_JOB_VERIFY) {
         return VERIFY_AGAIN_US;
     }
+    if (m->late && XB_RULE(TWICE)) {
+        return XNAT_AT_IT_US;
+    }
     if (!was_chosen(m->job) && m->job->kind != XNAT_JOB_ADOPT) {
         return 0;
     }
@@ -328,7 +331,7 @@ static int64_t back_off(const xnat_steps_t *m, xb_refusal_t outcome)
  * HOLD, who has waited gets 503, and the next request has the mover look again. */
 static void give_up_home(const xnat_steps_t *m)
 {
-    if ((m->asked || m->again) && XB_RULE(HOLD)) {
+    if ((m->asked || m->wary) && XB_RULE(HOLD)) {
         xb_table_target(xnat_table, m->job->slot, m->token, XNAT_TARGET_HELD);
     }
     else if (m->to != m->from) {

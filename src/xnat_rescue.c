@@ -21,6 +21,9 @@
 
 /* ---- who has it */
 
+/* Instead of a position: no member has it, nobody can tell, or it is being taken over. */
+enum { NOWHERE = -1, NOT_KNOWN = -2, NOT_YET = -3 };
+
 /* Position of the member with this route, -1: none. The text may come from memcached. */
 static int position_of_route(const xnat_fleet_t *f, const char *route)
 {
@@ -41,11 +44,10 @@ static bool name_at(const xnat_steps_t *m, const xnat_fleet_t *f, unsigned at, c
     return n > 0 && (size_t)n < size - 1 && n <= XB_ID_MAX;
 }
 
-/* Is the session stored under the route of one of the members from *next on, as many as one
- * question takes? *found is set to such a position; the preferred one is not replaced. False:
- * nobody can tell. */
-static bool ask_for_keys(const xnat_steps_t *m, const xnat_fleet_t *f, int preferred,
-                         unsigned *next, int *found)
+/* Under the routes of which of the members from *next on is the session stored, of as many as
+ * one question takes? False: nobody can tell. */
+static bool ask_for_keys(const xnat_steps_t *m, const xnat_fleet_t *f, unsigned *next,
+                         bool *here)
 {
     char text[XB_STORE_KEYS_MAX][XB_ID_MAX + 2];
     const char *ids[XB_STORE_KEYS_MAX];
@@ -61,25 +63,74 @@ static bool ask_for_keys(const xnat_steps_t *m, const xnat_fleet_t *f, int prefe
         return false;
     }
     for (unsigned k = 0; k < n; k++) {
-        if (mask >> k & 1 && (*found < 0 || (int)at[k] == preferred)) {
-            *found = (int)at[k];
-        }
+        here[at[k]] = mask >> k & 1;
     }
     return true;
 }
 
+/* How the members, other than the home, were asked to take the session over, by position. */
+typedef struct {
+    int64_t at_us[XNAT_FLEET_MAX]; /* 0: it was not */
+    bool since[XNAT_FLEET_MAX];    /* after its last request */
+    bool at_it[XNAT_FLEET_MAX];    /* it may not have done yet */
+    bool any;                      /* one of them may not */
+} asked_t;
+
+static asked_t was_asked(const xnat_steps_t *m, const xnat_fleet_t *f)
+{
+    asked_t asked = {.any = false};
+    int64_t now = xnat_now_us();
+    xb_view_t v;
+    if (!xb_table_view(xnat_table, m->job->slot, &v)) {
+        return asked;
+    }
+    for (unsigned i = 0; i < v.visited_count; i++) {
+        int at = xnat_fleet_position(f, v.visited[i].member);
+        if (at >= 0 && v.visited[i].asked && v.visited[i].member != m->from) {
+            asked.at_us[at] = v.visited[i].touched_us;
+            asked.since[at] = v.visited[i].since;
+            asked.at_it[at] = asked.at_us[at] > now - XNAT_AT_IT_US;
+            asked.any = asked.any || asked.at_it[at];
+        }
+    }
+    return asked;
+}
+
+/* Rule LATE: of several keys that of a member counts that was asked since the last request;
+ * else that of the one that was asked last, since others may be of old copies, and none while a
+ * later one may still be at it. */
+static int position_of_last(const xnat_steps_t *m, const xnat_fleet_t *f, const bool *here)
+{
+    asked_t asked = was_asked(m, f);
+    int last = NOWHERE;
+    for (unsigned i = 0; i < f->n; i++) {
+        if (here[i] && (last < 0 || asked.at_us[i] > asked.at_us[last])) {
+            last = (int)i;
+        }
+        if (here[i] && asked.since[i]) {
+            return (int)i;
+        }
+    }
+    for (unsigned i = 0; asked.any && XB_RULE(LATE) && i < f->n; i++) {
+        if (asked.at_it[i] && !here[i] && (last < 0 || asked.at_us[i] > asked.at_us[last])) {
+            return NOT_YET;
+        }
+    }
+    return last;
+}
+
 /* Rule ANYKEY: position of a member under whose route the session is stored; the preferred one
- * if that is among them. -1: nowhere, -2: nobody can tell. */
+ * if that is among them. */
 static int position_of_key(const xnat_steps_t *m, const xnat_fleet_t *f, int preferred)
 {
+    bool here[XNAT_FLEET_MAX] = {false};
     unsigned next = 0;
-    int found = -1;
     do {
-        if (!ask_for_keys(m, f, preferred, &next, &found)) {
-            return -2;
+        if (!ask_for_keys(m, f, &next, here)) {
+            return NOT_KNOWN;
         }
     } while (next < f->n);
-    return found;
+    return preferred >= 0 && here[preferred] ? preferred : position_of_last(m, f, here);
 }
 
 /* Does this member hold the session? One that does answers the flush's id with its own, and
@@ -110,11 +161,12 @@ static int position_of_owner(xnat_steps_t *m, const xnat_fleet_t *f, int preferr
         marked = position_of_route(f, route);
     }
     int at = position_of_key(m, f, marked >= 0 ? marked : preferred);
-    if (marked >= 0 && (at < 0 || at == marked ||
-                        (agreed && (!XB_RULE(ASK) || holds(m, f, (unsigned)marked))))) {
+    if (at != NOT_YET && marked >= 0 &&
+        (at < 0 || at == marked ||
+         (agreed && (!XB_RULE(ASK) || holds(m, f, (unsigned)marked))))) {
         return marked;
     }
-    return at == -1 && !known ? -2 : at;
+    return at == NOWHERE && !known ? NOT_KNOWN : at;
 }
 
 /* ---- unknown sessions */
@@ -132,7 +184,7 @@ xb_refusal_t xnat_rescue_look_up(xnat_steps_t *m)
     xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), &fleet);
     int preferred = xnat_fleet_position(&fleet, m->from);
     int owner = position_of_owner(m, &fleet, preferred);
-    xnat_count(owner == -2 ? &xnat_shm->not_looked_up : &xnat_shm->looked_up);
+    xnat_count(owner == NOT_KNOWN ? &xnat_shm->not_looked_up : &xnat_shm->looked_up);
     if (owner >= 0) { /* memcached knows it, not only its client */
         xb_table_flag(xnat_table, m->job->slot, 0, XB_SESSION_UNPROVEN);
         /* and so there may be others that have not come yet */
@@ -188,7 +240,7 @@ static void avoid_visited(xnat_steps_t *m, const xnat_fleet_t *f)
     }
 }
 
-/* Chooses m->to among the nodes that the session has not been at (m->again: among all but its
+/* Chooses m->to among the nodes that the session has not been at (m->wary: among all but its
  * home); one that just failed to answer another session's probe only if there is no other.
  * False: there is none. */
 static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
@@ -202,7 +254,7 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
     if (!xb_table_view(xnat_table, m->job->slot, &v)) {
         return false;
     }
-    v.visited_count = m->again ? 0 : v.visited_count;
+    v.visited_count = m->wary ? 0 : v.visited_count;
     xnat_fleet_visited(f, &v, xnat_now_us(), visited);
     for (unsigned i = 0; i < f->n; i++) {
         visited[i] = visited[i] || is_avoided(m, f->member[i]);
@@ -221,7 +273,8 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
 }
 
 /* Fills m->old with an id under which the session is stored. True: take it over. False with
- * *owner >= 0: a living member has it already; with -1: it is lost; -2: the store is silent. */
+ * *owner >= 0: a living member has it already; NOWHERE: it is lost; NOT_KNOWN: the store is
+ * silent. */
 static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
 {
     int home = xnat_fleet_position(f, m->from);
@@ -234,7 +287,7 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
                                    : home;
         /* In its first second of trouble memcached is asked again and again, which the
          * session's requests can wait: without its answer they would race for the session. */
-        if (*owner != -2 || !xnat_move_store_may_recover(m->xb, &m->old) ||
+        if (*owner != NOT_KNOWN || !xnat_move_store_may_recover(m->xb, &m->old) ||
             xnat_now_us() > m->deadline_us) {
             break;
         }
@@ -246,7 +299,7 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
     if (*owner != home) {
         char text[XB_ID_MAX + 2];
         if (!name_at(m, f, (unsigned)*owner, text, sizeof text)) {
-            *owner = -1;
+            *owner = NOWHERE;
             return false;
         }
         memcpy(m->old_text, text, sizeof m->old_text);
@@ -258,28 +311,25 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
 
 /* A node may have been asked already, by a mover that was lost while it had this gate, or by a
  * rescue before that got no proof: that one may be taking the session over this very moment,
- * and then there is no key, or (at this gate) still the old one. */
+ * and then there is no key that counts, or (at this gate) still the old one. */
 static void let_finish(const xnat_steps_t *m)
 {
     xnat_fleet_t fleet;
     xb_view_t v;
-    bool asked = false, before = false;
-    if (!xb_table_view(xnat_table, m->job->slot, &v)) {
+    bool here = false;
+    xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), &fleet);
+    asked_t asked = was_asked(m, &fleet);
+    if (!asked.any || !xb_table_view(xnat_table, m->job->slot, &v)) {
         return;
     }
-    for (unsigned i = 0; i < v.visited_count; i++) {
-        int64_t touched = v.visited[i].member != m->from ? v.visited[i].touched_us : 0;
-        asked = asked || touched > v.gated_us;
-        before = before || touched > v.gated_us - m->xb->conf.gate_timeout;
+    for (unsigned i = 0; i < fleet.n; i++) {
+        here = here || asked.at_us[i] > v.gated_us;
     }
-    xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), &fleet);
-    int home = xnat_fleet_position(&fleet, m->from), at = home;
+    int home = xnat_fleet_position(&fleet, m->from), at;
     int64_t end = xnat_now_us() + xnat_steps_left(m, m->xb->conf.gate_timeout / 4);
-    at = before ? position_of_key(m, &fleet, home) : home;
-    while (((asked && at == home) || (before && at == -1)) && xnat_now_us() < end &&
-           !xnat_mover_is_stopping()) {
+    while (((at = position_of_key(m, &fleet, home)) == NOT_YET || (here && at == home)) &&
+           xnat_now_us() < end && !xnat_mover_is_stopping()) {
         apr_sleep(10000);
-        at = position_of_key(m, &fleet, home);
     }
 }
 
@@ -326,16 +376,17 @@ static bool is_taken(xnat_steps_t *m, const xnat_fleet_t *f)
     return true;
 }
 
-/* Asks up to three nodes to take it over. m->again: it has been at all of them, or they have
+/* Asks up to three nodes to take it over. m->wary: it has been at all of them, or they have
  * been asked in vain before; what it may find there is a stale copy, which memcached gives
  * away. */
 static xb_refusal_t ask_in_turn(xnat_steps_t *m, xnat_fleet_t *f)
 {
     xb_refusal_t why = XB_NO_TARGET;
-    if (!m->again) {
+    if (!m->wary) {
         avoid_visited(m, f);
     }
-    for (int i = 0; (i < TRIES || (m->stale && xnat_now_us() < m->deadline_us)) &&
+    int tries = m->wary && XB_RULE(TWICE) ? 1 : TRIES;
+    for (int i = 0; (i < tries || (m->stale && xnat_now_us() < m->deadline_us)) &&
                     (i == 0 || choose(m, f));
          i++) {
         why = xnat_steps_take_over(m);
@@ -357,6 +408,8 @@ static xb_refusal_t ask_in_turn(xnat_steps_t *m, xnat_fleet_t *f)
     return why;
 }
 
+/* Rule TWICE: two HEADs that load the session at once lose what is written in between, and a
+ * key that another node takes away is no proof. */
 xb_refusal_t xnat_rescue(xnat_steps_t *m)
 {
     xnat_fleet_t fleet;
@@ -366,7 +419,10 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
         if (is_taken(m, &fleet)) {
             return XB_REFUSALS;
         }
-        m->again = true;
+        m->wary = true;
+        if (XB_RULE(TWICE) && was_asked(m, &fleet).any) {
+            return XB_NO_PROBE_LATE;
+        }
         if (!choose(m, &fleet)) {
             return XB_NO_TARGET;
         }
@@ -376,9 +432,13 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
     }
     try_flush(m);
     if (!find_stored(m, &fleet, &owner)) {
-        if (owner == -1) {
+        if (owner == NOWHERE) {
             lose(m);
             return XB_NO_MARKER;
+        }
+        if (owner == NOT_YET) {
+            m->wary = true;
+            return XB_NO_PROBE_LATE;
         }
         if (owner < 0) {
             return XB_NO_STORE;

@@ -328,13 +328,19 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     }
     forget_reborn(m);
     if (XB_RULE(SENT)) {
-        xb_table_visit(xnat_table, m->job->slot, m->to, xnat_now_us());
+        xb_table_ask(xnat_table, m->job->slot, m->to, xnat_now_us());
     }
     xnat_probe_rc_t rc = xnat_steps_head(
         m, m->to_worker, m->old_text,
         xnat_steps_left(m, m->xb->conf.gate_timeout / (m->others ? 4 : 2)), &answer);
     m->asked = m->asked || rc != XNAT_PROBE_REFUSED;
     bool cookie = rc == XNAT_PROBE_ANSWERED && xnat_steps_cookie_proves(m, &answer);
+    if (rc == XNAT_PROBE_REFUSED || (rc == XNAT_PROBE_ANSWERED && !cookie)) {
+        xb_table_done(xnat_table, m->job->slot, m->to);
+    }
+    else {
+        m->late = !cookie;
+    }
     if (cookie && m->other_path &&
         XB_RULE(PATH)) { /* its true home, in memory, is the one that keeps it */
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
@@ -343,6 +349,9 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     if (cookie) {
         xnat_keys_t keys = xnat_steps_keys_prove(m);
         m->stale = is_old_there(keys) && !m->left && XB_RULE(STALE);
+        if (m->stale) {
+            xb_table_done(xnat_table, m->job->slot, m->to);
+        }
         return keys == XNAT_KEYS_NEW ? XB_REFUSALS : unproved(m);
     }
     if (rc == XNAT_PROBE_LATE && is_untouched(m)) {

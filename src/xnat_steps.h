@@ -7,6 +7,9 @@
 #include "xnat_move.h"
 #include "xnat_move_store.h"
 
+/* So long after a HEAD that it did not answer a node may still be taking the session over. */
+#define XNAT_AT_IT_US (30 * INT64_C(1000000))
+
 /* One session in a worker's hands, its gate shut. */
 typedef struct {
     xnat_hands_t *hands;
@@ -26,8 +29,9 @@ typedef struct {
     bool in_vain;       /* ... but memcached has not got the session */
     bool others;        /* a rescue with other targets left, if this one does not answer */
     bool asked;         /* a node may be taking it over, or have done so */
-    bool again;         /* a rescue's: each node that is left may hold a stale copy */
-    bool proved;        /* by the keys: m->to has it */
+    bool late;          /* m->to may take it over yet */
+    bool wary;       /* a rescue's: who is left may hold a stale copy: nobody passes unproved */
+    bool proved;     /* by the keys: m->to has it */
     bool left;       /* this child stops before that is known: the next mover's to find out */
     bool redrawn;    /* the target has taken it over, to another memcached node */
     bool other_path; /* an answer's id was for another Path than the session's */

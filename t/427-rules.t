@@ -196,12 +196,15 @@ $story{HOLD} = sub {
         conf => "XnatBalanceMove Drain\nXnatBalanceGateTimeout 2s", with => { loading => 0.2 });
     my $y = XB::Rescue->new($slow);
     my ($one) = $y->at('n1', 1);
-    $slow->node($_)->misbehave('hang', for => $y->id($one)) for qw(n2 n3);
+    $slow->node($_)->misbehave('late', ms => 3000, for => $y->id($one)) for qw(n2 n3);
     $slow->node('n1')->stop;
     my %r = $y->burst($one);
-    $slow->node($_)->behave for qw(n2 n3);
+    my $heads = sub { scalar map { grep { !$_->{flush} } $_->heads } $slow->nodes };
+    my $before = $heads->();
     is join(' ', map { $_->{status} } @{$r{$one}}), join(' ', (503) x 6),
         'nobody passes to a node that was asked in vain';
+    wait_for { $slow->ask($one, '/read')->{status} == 200 } 10, 'one of them to be done';
+    is $heads->(), $before, 'who may be at it is not asked again';
     my %again = $y->burst($one);
     is join(' ', map { $_->{status} } @{$again{$one}}), join(' ', (200) x 6), 'asked again it answers';
     my %is = map { $_ => 1 } @{$slow->ask($one, '/read')->{json}{writes}};
@@ -237,6 +240,31 @@ $story{HOLD_OLD} = sub {
     $switch->('n3', 0);
     is $asks->('/read'), '200 n3 first second third', 'n3 is back: it takes the session over';
     is $few->node('n1')->count('/read'), $before, 'n1 was sent none of its requests';
+};
+
+# n2 has an old copy, and its key, of a move that was given up. n3 takes the session over and is slow
+# to store it.
+$story{LATE} = sub {
+    my $slow = XB::MoveRig->new($t, httpd => { name => 'late', threads => 32 },
+        conf => "XnatBalanceMove Drain\nXnatBalanceGateTimeout 2s");
+    my $y = XB::Rescue->new($slow);
+    my ($one) = $y->at('n1', 1);
+    my $base = XB::FakeMsm->base($y->id($one));
+    my $asks = sub { return $line->($slow->ask($one, shift)) };
+    $slow->node('n2')->misbehave('late', ms => 2600, for => $y->id($one));
+    $slow->only('n1', 'n2');
+    $slow->drain('n1');
+    wait_for { $slow->refused('probe-late') } 10, 'a vain probe';
+    $slow->undrain('n1');
+    wait_for { $slow->store('m1')->get("$base.n2") } 10, 'what comes of it';
+    is $asks->('/write?k=second'), '200 n1 first second', 'its home lives on';
+    wait_for { ($slow->store('m1')->get("$base.n1") // '') =~ /second/ } 10, 'its store';
+    $slow->open;
+    $slow->node('n3')->misbehave('stores-late', ms => 3000, for => $y->id($one));
+    $slow->node('n1')->stop;
+    is $slow->ask($one, '/read')->{status}, 503, 'no key counts while n3 may be at it';
+    wait_for { $slow->ask($one, '/read')->{status} == 200 } 10, 'n3';
+    is $asks->('/read'), '200 n3 first second', 'an old copy is not believed for its key';
 };
 
 my %wanted = map { $_ => 1 } @ARGV;

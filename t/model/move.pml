@@ -45,7 +45,8 @@
  *   R_SENT    a node is visited from the moment a probe may be sent to it, whatever comes of it
  *   R_TOKEN   a mover sends, commits and aborts only while its own token is valid
  *   R_SAMEID  proof = Set-Cookie with the target's route and the same base id
- *   R_FLIP    and the key that the probe carried is gone (a stale copy does not delete it)
+ *   R_FLIP    and the key that the probe carried is gone (a stale copy does not delete it), and
+ *             the target's is there
  *   R_NEWEST  the probe carries the session's newest id (without: the one the client last sent)
  *   R_FENCE   a gate shut on a session that is not quiet (home dead) opens a new epoch; the
  *             answer to a request of an earlier epoch is not passed on as success
@@ -57,6 +58,12 @@
  *   R_MPRE    that marker names the old home before the probe is sent, and the new one before
  *             the gate opens (without: written once, after the commit)
  *   R_ANYKEY  home dead and its key gone: any key of this base id names the id to probe with
+ *   R_LATE    home dead and its key gone: the key counts of a node that was asked since the last
+ *             request, else that of the one that was asked last, and no other while that one may
+ *             still be taking the session over (without: an old copy's key may be there sooner)
+ *   R_TWICE   while a node may still be at an earlier probe of the session there is no voluntary
+ *             move, and none that may have an old copy is asked (two that load the session at
+ *             once; a key that another one takes away is no proof)
  *   R_503     a request whose time at the gate ends gets 503; it never passes
  *   R_HOLD    home dead, a node asked in vain: nobody passes to it unproved, the rescue is tried
  *             again (without: the gate opens there, and whoever comes takes the session over)
@@ -84,6 +91,9 @@ bit loose = 0;                  /* at a home that nobody has proved to have it *
 byte cid = 0;                   /* route of the id that the client holds */
 byte newest = 0;                /* route of the newest id that the module has learned */
 byte marker = NONE;             /* xnat-balance:moved */
+byte asks = 0;                  /* times that a node was asked to take it over */
+byte asked[N];                  /* which of them was n's last; 0: not since the last commit */
+byte fresh = 0;                 /* nodes that were, and no request was let through since */
 
 /* nodes and memcached */
 bit has[N], pend[N], stopped[N];
@@ -92,6 +102,7 @@ bit kp[N];
 byte kv[N];
 bit ghost[N];                   /* node n made an unrelated anonymous session for a probe */
 bit suspect[N];                 /* httpd sees n as dead */
+byte sent[N];                   /* probes that n has not done yet */
 
 /* bookkeeping of the check */
 byte acked = 0, saved = 0, done = 0;
@@ -163,14 +174,14 @@ proctype Req(byte i) {
             owner(h, r);
             ent = 1; state = STABLE; home = h; newest = h; infl = 1; visited = 0; epoch++;
             prob = 1; loose = 0; n = h; ep = epoch
-        :: ent && state == STABLE && !suspect[home] -> infl++; n = home; ep = epoch
+        :: ent && state == STABLE && !suspect[home] -> infl++; n = home; ep = epoch; fresh = 0
         :: ent && state == STABLE && suspect[home] && mend -> out = 1 /* no target: 503 */
 #ifdef GTO
         :: ent && state == MOVING ->
 #ifdef R_503
             out = 1
 #else
-            infl++; n = home; ep = epoch
+            infl++; n = home; ep = epoch; fresh = 0
 #endif
 #endif
         fi
@@ -236,19 +247,12 @@ proctype Backup() {
     od
 }
 
-#ifdef RESTART
-byte working = 0;
-#define WORKS(n) working = working + n
-#else
-#define WORKS(n) skip
-#endif
-
 /* A node that works on a probe; it may start at any time after the probe was sent. */
 proctype Target() {
     byte t, id, k, v;
 end:
     do
-    :: atomic { probe?t,id,k -> WORKS(1) };
+    :: probe?t,id,k;
         (!stopped[t]);
         if
         :: atomic { has[t] -> answer!YES,k }                    /* its own, maybe stale, copy */
@@ -264,7 +268,7 @@ end:
            pend[t] = 1                                          /* stores the new key later */
         :: atomic { !has[t] && !kp[id] -> ghost[t] = 1; answer!NEWID,k }
         fi;
-        WORKS(-1)
+        sent[t]--
     od
 }
 
@@ -293,7 +297,8 @@ inline commit(a, b, my) {
         :: ent ->
 #endif
             visited = visited | BIT(a); home = b; newest = b; epoch++; infl = 0;
-            state = STABLE; to = NONE; loose = 0
+            state = STABLE; to = NONE; loose = 0;
+            asks = 0; asked[0] = 0; asked[1] = 0; asked[2] = 0; fresh = 0
         :: else
         fi
     }
@@ -331,14 +336,34 @@ inline give_up(a, b, my) {
 #endif
 
 #define QUIET (infl == 0 && !pend[home] && !stopped[home] && !suspect[home])
-#ifdef R_PROB
-#define VOLUNTARY (QUIET && !prob)
+#define FREE(n) (n != home && !(visited & BIT(n)) && !suspect[n])
+#define FREE_LEFT (FREE(0) || FREE(1) || FREE(2))
+#define IS_AT_IT(n) (!suspect[n] && (sent[n] || pend[n]))
+#ifdef R_LATE
+#define LATER(n, x) (asked[n] > asked[x] && (IS_AT_IT(n) || kp[n]))
+#define COUNTS(x) \
+    (kp[x] && (fresh & BIT(x) || !LATER(0, x) && !LATER(1, x) && !LATER(2, x)))
 #else
-#define VOLUNTARY QUIET
+#define COUNTS(x) kp[x]
 #endif
+#ifdef R_TWICE
+#define ALL_DONE \
+    ((home == 0 || !IS_AT_IT(0)) && (home == 1 || !IS_AT_IT(1)) && \
+     (home == 2 || !IS_AT_IT(2)))
+#else
+#define ALL_DONE 1
+#endif
+#ifdef R_PROB
+#define VOLUNTARY (QUIET && ALL_DONE && !prob)
+#else
+#define VOLUNTARY (QUIET && ALL_DONE)
+#endif
+/* With the home lost a node that may hold an old copy is asked if no other is left. */
 #define CANDIDATE \
-    (ent && state == STABLE && b != home && !(visited & BIT(b)) && !suspect[b] && \
-     (VOLUNTARY || suspect[home]))
+    (ent && state == STABLE && b != home && !suspect[b] && \
+     (suspect[home] && \
+          (!(visited & BIT(b)) || !FREE_LEFT && ALL_DONE) || \
+      VOLUNTARY && !(visited & BIT(b))))
 
 proctype Mover() {
     byte m = 0, b, a, my, id;
@@ -388,11 +413,23 @@ proctype Mover() {
 #endif
         if
         :: atomic { kp[newest] -> skip }
+        :: atomic {     /* a draining home is asked to store what memcached has dropped */
+               !kp[newest] && !suspect[a] && has[a] && newest == a -> store(a)
+           }
 #ifdef R_ANYKEY
         :: atomic {
                !kp[newest] && suspect[a] && ANY_KEY ->
-               if :: kp[0] -> id = 0 :: kp[1] -> id = 1 :: kp[2] -> id = 2 fi
-           }
+               if
+               :: COUNTS(0) -> id = 0
+               :: COUNTS(1) -> id = 1
+               :: COUNTS(2) -> id = 2
+               :: else -> abort(my); goto next
+               fi
+           };
+           if
+           :: id != a && !suspect[id] -> b = id; proven = 1; goto known
+           :: else
+           fi
         :: atomic { !kp[newest] && !(suspect[a] && ANY_KEY) -> skip }; abort(my); goto next
 #else
         :: atomic { !kp[newest] -> assert(!suspect[a] || !ANY_KEY) };  /* GIVEN UP, BUT THERE */
@@ -407,12 +444,14 @@ proctype Mover() {
 #ifdef R_TOKEN
         atomic {
             if
-            :: ent && state == MOVING && token == my -> probe!b,id,my
+            :: ent && state == MOVING && token == my ->
+                asks++; asked[b] = asks; fresh = fresh | BIT(b); sent[b]++;
+                probe!b,id,my
             :: else -> goto next
             fi
         };
 #else
-        probe!b,id,my;
+        atomic { asks++; asked[b] = asks; fresh = fresh | BIT(b); sent[b]++; probe!b,id,my };
 #endif
         MAYDIE;
         if
@@ -420,7 +459,11 @@ proctype Mover() {
             if
             :: w == YES ->
 #ifdef R_FLIP
-                atomic { if :: kp[id] -> proven = 0 :: else -> proven = 1 fi }
+                if
+                :: atomic { kp[id] -> proven = 0 }
+                :: atomic { !kp[id] && kp[b] -> proven = 1 }
+                :: atomic { !kp[id] && !kp[b] && !pend[b] && !sent[b] -> proven = 0 }
+                fi
 #else
                 proven = 1
 #endif
@@ -436,6 +479,7 @@ proctype Mover() {
 #endif
         fi;
         MAYDIE;
+known:
         if
         :: proven ->
 #ifdef R_MPRE
@@ -524,7 +568,7 @@ proctype Env() {
 #ifdef RESTART
     if
     :: atomic {
-           ent && len(probe) == 0 && !working && !pend[0] && !pend[1] && !pend[2] ->
+           ent && !sent[0] && !sent[1] && !sent[2] && !pend[0] && !pend[1] && !pend[2] ->
            ent = 0; state = STABLE; token++; to = NONE; infl = 0; epoch++
        }
     :: skip

@@ -16,7 +16,7 @@ typedef struct {
     unsigned life; /* epoch: requests of another one count nothing */
     int64_t last_us, bar_us, gated_us, created_us;
     unsigned visited[XB_VISITED_MAX]; /* member + 1 */
-    int64_t touched_s[XB_VISITED_MAX];
+    int64_t touched_ms[XB_VISITED_MAX];
     char id[XB_ID_MAX + 1];
 } model_t;
 
@@ -52,31 +52,31 @@ static int64_t inactive(const model_t *m)
 
 static bool dead_copy(const model_t *m, unsigned i)
 {
-    return (m->touched_s[i] + inactive(m) + 60) * S < now;
+    return m->touched_ms[i] * 1000 + (inactive(m) + 60) * S < now;
 }
 
 static void visit(model_t *m, unsigned member)
 {
-    int64_t s = now / S + 1;
+    int64_t ms = now / 1000 + 1;
     for (unsigned i = 0; i < XB_VISITED_MAX; i++)
         if (m->visited[i] == member + 1) {
-            m->touched_s[i] = s > m->touched_s[i] ? s : m->touched_s[i];
+            m->touched_ms[i] = ms > m->touched_ms[i] ? ms : m->touched_ms[i];
             return;
         }
     for (unsigned i = 0; i < XB_VISITED_MAX; i++)
         if (!m->visited[i] || (m->visited[i] != m->home + 1 && dead_copy(m, i))) {
             m->visited[i] = member + 1;
-            m->touched_s[i] = s;
+            m->touched_ms[i] = ms;
             return;
         }
     m->flags |= XB_SESSION_CROWDED;
     unsigned at = XB_VISITED_MAX;
     for (unsigned i = 0; i < XB_VISITED_MAX; i++)
         if (m->visited[i] != m->home + 1 &&
-            (at == XB_VISITED_MAX || m->touched_s[i] < m->touched_s[at]))
+            (at == XB_VISITED_MAX || m->touched_ms[i] < m->touched_ms[at]))
             at = i;
     m->visited[at] = member + 1;
-    m->touched_s[at] = s;
+    m->touched_ms[at] = ms;
 }
 
 /* May a copy live elsewhere? all: dead ones count, too. */
@@ -135,7 +135,7 @@ static void compare(unsigned tag)
     for (unsigned i = 0; i < XB_VISITED_MAX; i++)
         if (m->visited[i]) {
             expect(n < v.visited_count && v.visited[n].member + 1 == m->visited[i] &&
-                       v.visited[n].touched_us == m->touched_s[i] * S,
+                       v.visited[n].touched_us == m->touched_ms[i] * 1000,
                    "visited", tag);
             n++;
         }
@@ -204,8 +204,8 @@ static void op_leave(held_t *h)
             for (unsigned v = 0; v < XB_VISITED_MAX; v++)
                 if (model[i].there && model[i].slot == h->ref.slot &&
                     model[i].visited[v] == h->ref.home + 1u &&
-                    model[i].touched_s[v] < now / S + 1)
-                    model[i].touched_s[v] = now / S + 1;
+                    model[i].touched_ms[v] < now / 1000 + 1)
+                    model[i].touched_ms[v] = now / 1000 + 1;
         return;
     }
     m->inflight--;
