@@ -240,3 +240,27 @@ void xb_member_join(xb_members_t *m, unsigned i, int64_t now_us, double traffic,
 
     publish(mb, &s);
 }
+
+void xb_member_fold_fleet(xb_members_t *m, const unsigned *member, const xb_load_t *load,
+                          unsigned n, const xb_decay_t *d, int64_t now_us)
+{
+    double traffic = 0, occupancy = 0, weight = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (load[i].flags & XB_LOAD_NEW) {
+            traffic += load[i].traffic;
+            occupancy += load[i].occupancy;
+            weight += load[i].weight;
+        }
+    }
+    for (unsigned i = 0; i < n; i++) {
+        double t = 0, o = 0, share = weight > 0 ? load[i].weight / weight : 0;
+        double fair_t = share * traffic, fair_o = share * occupancy;
+        bool known = xb_member_read(m, member[i], d, now_us, &t, &o);
+
+        if (known)
+            xb_member_fold(m, member[i], d, now_us);
+        if (!known || (!(load[i].flags & XB_LOAD_NEW) && (t < fair_t || o < fair_o)))
+            xb_member_join(m, member[i], now_us, fmax(t, fair_t), fmax(o, fair_o));
+    }
+}

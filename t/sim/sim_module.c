@@ -136,33 +136,13 @@ void sim_module_publish(void)
     published_at = sim.now;
 }
 
-/* As xnat_tick.c: who cannot take new sessions is kept at least at the mean of those who can.
- */
 static void fold(int front)
 {
     fleet_t f;
     xb_decay_t d = decay();
-    double traffic = 0, occupancy = 0, weight = 0;
 
     snapshot(front, &f);
-    for (unsigned i = 0; i < f.n; i++) {
-        if (f.load[i].flags & XB_LOAD_NEW) {
-            traffic += f.load[i].traffic;
-            occupancy += f.load[i].occupancy;
-            weight += f.load[i].weight;
-        }
-    }
-    for (unsigned i = 0; i < f.n; i++) {
-        double t = 0, o = 0, share = weight > 0 ? f.load[i].weight / weight : 0;
-        double fair_t = share * traffic, fair_o = share * occupancy;
-        unsigned m = index_of[i];
-        bool known = xb_member_read(members[front], m, &d, now_us(), &t, &o);
-        if (known)
-            xb_member_fold(members[front], m, &d, now_us());
-        if (!known || (!(f.load[i].flags & XB_LOAD_NEW) && (t < fair_t || o < fair_o)))
-            xb_member_join(members[front], m, now_us(), known && t > fair_t ? t : fair_t,
-                           known && o > fair_o ? o : fair_o);
-    }
+    xb_member_fold_fleet(members[front], index_of, f.load, f.n, &d, now_us());
 }
 
 static void estimate_pace(int front)
