@@ -21,7 +21,7 @@
 #define MAGIC 0x584e415442414c31ull /* "XNATBAL1" */
 /* Grows with every change of what lies in the segment. */
 #ifndef XNAT_LAYOUT
-#define XNAT_LAYOUT 7u
+#define XNAT_LAYOUT 8u
 #endif
 #define USERDATA "mod_xnat_balance segment"
 

@@ -27,18 +27,6 @@ static int64_t folded_us, children_us;
 
 /* ---- decayed figures */
 
-/* How fast they answer. */
-static void estimate_pace(const xnat_fleet_t *f, int64_t now)
-{
-    xb_pace_t *pace[XNAT_FLEET_MAX];
-    bool open[XNAT_FLEET_MAX];
-    for (unsigned i = 0; i < f->n; i++) {
-        pace[i] = &xnat_members->member[f->member[i]].pace;
-        open[i] = f->load[i].flags & XB_LOAD_NEW;
-    }
-    xb_pace_estimate(pace, open, f->n, now);
-}
-
 static void fold_balancer(xnat_balancer_t *xb, void *ctx)
 {
     static xnat_fleet_t fleet; /* mover thread only */
@@ -46,7 +34,6 @@ static void fold_balancer(xnat_balancer_t *xb, void *ctx)
     if (!strcmp(xb->balancer->s->lbpname, "xnat")) {
         xnat_fleet_snapshot(xb, false, now, &fleet);
         xb_member_fold_fleet(xnat_members, fleet.member, fleet.load, fleet.n, &xb->decay, now);
-        estimate_pace(&fleet, now);
         for (unsigned i = 0; i < fleet.n; i++) { /* the administrator may have changed it */
             char *route = xnat_shm->route[fleet.member[i]].route;
             if (strcmp(route, fleet.worker[i]->s->route)) {

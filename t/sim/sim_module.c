@@ -77,10 +77,11 @@ void sim_module_leave(int node, int front, double seconds, bool click)
     xb_member_leave(members[front], 0, index_of[node]);
 }
 
-/* Its figures are kept at the mean of the others while it cannot serve. */
+/* It has restarted. Its figures are kept at the mean of the others while it cannot serve. */
 void sim_module_join(int node)
 {
-    (void)node;
+    for (int f = 0; f < opt.fronts; f++)
+        atomic_fetch_add(&member(f, node)->generation, 1);
 }
 
 static void add_others(int front, int node, xb_load_t *load)
@@ -143,18 +144,6 @@ static void fold(int front)
 
     snapshot(front, &f);
     xb_member_fold_fleet(members[front], index_of, f.load, f.n, &d, now_us());
-}
-
-static void estimate_pace(int front)
-{
-    xb_pace_t *pace[SIM_NODES_MAX];
-    bool open[SIM_NODES_MAX];
-
-    for (int i = 0; i < sim.nodes; i++) {
-        pace[i] = &member(front, i)->pace;
-        open[i] = sim_is_open(&sim.node[i]);
-    }
-    xb_pace_estimate(pace, open, (unsigned)sim.nodes, now_us());
 }
 
 int sim_module_elect(int front)
@@ -285,10 +274,8 @@ void sim_module_tick(void)
     bool relieve_now = now - overload_us >= OVERLOAD_EVERY_US;
 
     for (int f = 0; f < opt.fronts; f++) {
-        if (fold_now) {
+        if (fold_now)
             fold(f);
-            estimate_pace(f);
-        }
         for (int i = 0; i < sim.nodes && opt.moves > 0; i++) {
             if (sim.node[i].up && sim.node[i].draining)
                 drain(i, f);
