@@ -13,7 +13,7 @@
 #define SLOWER_SURE 0.1  /* and of a member that has been found out */
 #define SURE 0.5         /* slow, either way */
 #define QUICKER 0.05     /* ignored to the quick side */
-#define PRIOR 10.0       /* answers that every member is taken to have given at G */
+#define PRIOR 40.0       /* answers that every member is taken to have given at G */
 #define GAIN_PER_S 0.01  /* slower than sessions can follow, or it would swing */
 #define FADE_S 1000.0    /* a node that is out of use is tried again after some minutes */
 #define STEP_MAX_S 1.0   /* no leap after a pause without a tick */

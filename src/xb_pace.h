@@ -3,13 +3,13 @@
  * differences within a fleet count, so nothing is learned from what all nodes share. In shared
  * memory, as a part of a member's record; included by xb_member.h.
  *
- * g: geometric mean of the times to small answers, decayed with a half-life of 30 s; G: the
- * same over the fleet; d = ln(g/G). Of a slower member's d 0.25 is ignored, for contents and
- * processors differ, and a small node is a little slower by nature; less if |slow| exceeds
- * 0.35, and 0.1 from 0.5 on: it has been found out. Of a quicker member's d 0.05 is ignored.
- * slow grows by d/100 a second and fades with a time constant of 1000 s. A member's effective
- * weight is weight * exp(-slow), a factor of 1/8 to 8. A member that has restarted begins anew.
- * Source: docs/simulation.md. */
+ * g: geometric mean of the times to small answers, decayed with a half-life of 30 s, and 40
+ * at G besides, so that few say little; G: the same over the fleet; d = ln(g/G). Of a slower
+ * member's d 0.25 is ignored, for contents and processors differ, and a small node is a little
+ * slower by nature; less if |slow| exceeds 0.35, and 0.1 from 0.5 on: it has been found out. Of
+ * a quicker member's d 0.05 is ignored. slow grows by d/100 a second and fades with a time
+ * constant of 1000 s. A member's effective weight is weight * exp(-slow), a factor of 1/8 to 8.
+ * A member that has restarted begins anew. Source: docs/simulation.md. */
 #ifndef XB_PACE_H
 #define XB_PACE_H
 
