@@ -9,7 +9,7 @@
 #include <string.h>
 
 _Static_assert(sizeof(xb_figures_t) == 48, "shared layout");
-_Static_assert(sizeof(xb_member_t) == 264, "shared layout");
+_Static_assert(sizeof(xb_member_t) == 272, "shared layout");
 _Static_assert(offsetof(xb_members_t, busy) % _Alignof(xb_member_t) == 0, "shared layout");
 _Static_assert(XB_MEMBERS_MAX < XB_MEMBER_NONE, "the index for nobody is not a member's");
 
@@ -239,4 +239,44 @@ void xb_member_join(xb_members_t *m, unsigned i, int64_t now_us, double traffic,
         traffic, occupancy, raw_bytes(mb), raw_requests(mb), raw_credit_requests(mb), now_us};
 
     publish(mb, &s);
+}
+
+static void estimate_pace(xb_members_t *m, const unsigned *member, const xb_load_t *load,
+                          unsigned n, int64_t now_us)
+{
+    xb_pace_of_t of[XB_MEMBERS_MAX];
+
+    for (unsigned i = 0; i < n; i++) {
+        xb_member_t *mb = &m->member[member[i]];
+
+        of[i] = (xb_pace_of_t){&mb->pace,
+                               atomic_load_explicit(&mb->generation, memory_order_relaxed),
+                               load[i].flags & XB_LOAD_NEW};
+    }
+    xb_pace_estimate(of, n, now_us);
+}
+
+void xb_member_fold_fleet(xb_members_t *m, const unsigned *member, const xb_load_t *load,
+                          unsigned n, const xb_decay_t *d, int64_t now_us)
+{
+    double traffic = 0, occupancy = 0, weight = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (load[i].flags & XB_LOAD_NEW) {
+            traffic += load[i].traffic;
+            occupancy += load[i].occupancy;
+            weight += load[i].weight;
+        }
+    }
+    for (unsigned i = 0; i < n; i++) {
+        double t = 0, o = 0, share = weight > 0 ? load[i].weight / weight : 0;
+        double fair_t = share * traffic, fair_o = share * occupancy;
+        bool known = xb_member_read(m, member[i], d, now_us, &t, &o);
+
+        if (known)
+            xb_member_fold(m, member[i], d, now_us);
+        if (!known || (!(load[i].flags & XB_LOAD_NEW) && (t < fair_t || o < fair_o)))
+            xb_member_join(m, member[i], now_us, fmax(t, fair_t), fmax(o, fair_o));
+    }
+    estimate_pace(m, member, load, n, now_us);
 }

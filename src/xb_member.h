@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "xb_pace.h"
+#include "xb_policy.h"
 
 #define XB_MEMBERS_MAX 512
 #define XB_CREDIT_UNIT 4096
@@ -87,8 +88,13 @@ bool xb_member_read(const xb_members_t *m, unsigned i, const xb_decay_t *d, int6
  * counts as of now. */
 void xb_member_fold(xb_members_t *m, unsigned i, const xb_decay_t *d, int64_t now_us);
 
-/* Tick only: sets the decayed figures (a member that joins or cannot serve is kept at the mean
- * of the others, weight by weight, so that it is not flooded when it comes). */
+/* Tick only: folds the members of one fleet; member[i] is the index of load[i]. Newcomers, and
+ * members that cannot take new sessions, are kept at least at the mean of those that can,
+ * weight by weight, so that they are not flooded when they come. */
+void xb_member_fold_fleet(xb_members_t *m, const unsigned *member, const xb_load_t *load,
+                          unsigned n, const xb_decay_t *d, int64_t now_us);
+
+/* Tick only: sets the decayed figures. */
 void xb_member_join(xb_members_t *m, unsigned i, int64_t now_us, double traffic,
                     double occupancy);
 

@@ -3,11 +3,13 @@
  * differences within a fleet count, so nothing is learned from what all nodes share. In shared
  * memory, as a part of a member's record; included by xb_member.h.
  *
- * g: geometric mean of the times to small answers, decayed with a half-life of 30 s; G: the
- * same over the fleet; d = ln(g/G), of which 0.25 either way is ignored: contents differ, and a
- * small node is a little slower by nature. slow grows by d/100 a second and fades with a time
+ * g: geometric mean of the times to small answers, decayed with a half-life of 30 s, and 40
+ * at G besides, so that few say little; G: the same over the fleet; d = ln(g/G). Of a slower
+ * member's d 0.25 is ignored, for contents and processors differ, and a small node is a little
+ * slower by nature; less if |slow| exceeds 0.35, and 0.1 from 0.5 on: it has been found out. Of
+ * a quicker member's d 0.05 is ignored. slow grows by d/100 a second and fades with a time
  * constant of 1000 s. A member's effective weight is weight * exp(-slow), a factor of 1/8 to 8.
- * Source: docs/simulation.md. */
+ * A member that has restarted begins anew. Source: docs/simulation.md. */
 #ifndef XB_PACE_H
 #define XB_PACE_H
 
@@ -23,6 +25,7 @@ typedef struct {
      */
     _Atomic uint64_t answers_seen, logs_seen, count_bits, sum_bits;
     _Atomic int64_t at_us;
+    _Atomic uint32_t generation; /* of the node that all this was measured of */
 } xb_pace_t;
 
 /* A small answer has begun `us` after its request was sent. Any thread. */
@@ -32,8 +35,14 @@ void xb_pace_note(xb_pace_t *p, int64_t us);
  * thread. */
 double xb_pace_slow(const xb_pace_t *p);
 
-/* Tick only: the members of one fleet. open[i]: takes new sessions; the others are measured
- * against these. */
-void xb_pace_estimate(xb_pace_t *const *p, const bool *open, unsigned n, int64_t now_us);
+/* Tick only: a member of the fleet, and what is known of it besides. */
+typedef struct {
+    xb_pace_t *pace;
+    uint32_t generation; /* of its node: another one than last time, and it has restarted */
+    bool open;           /* takes new sessions; the others are measured against these */
+} xb_pace_of_t;
+
+/* Tick only: all members of one fleet. now_us: of any steady clock. */
+void xb_pace_estimate(const xb_pace_of_t *of, unsigned n, int64_t now_us);
 
 #endif

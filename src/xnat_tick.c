@@ -27,52 +27,13 @@ static int64_t folded_us, children_us;
 
 /* ---- decayed figures */
 
-/* Members that cannot take new sessions are kept at least at the mean of those that can, so
- * that they are not flooded when they come back; newcomers likewise. */
-static void fold_fleet(const xnat_balancer_t *xb, const xnat_fleet_t *f, int64_t now)
-{
-    double traffic = 0, occupancy = 0, weight = 0;
-    for (unsigned i = 0; i < f->n; i++) {
-        if (f->load[i].flags & XB_LOAD_NEW) {
-            traffic += f->load[i].traffic;
-            occupancy += f->load[i].occupancy;
-            weight += f->load[i].weight;
-        }
-    }
-    for (unsigned i = 0; i < f->n; i++) {
-        double t = 0, o = 0, share = weight > 0 ? f->load[i].weight / weight : 0;
-        double fair_t = share * traffic, fair_o = share * occupancy;
-        bool known = xb_member_read(xnat_members, f->member[i], &xb->decay, now, &t, &o);
-        if (known) {
-            xb_member_fold(xnat_members, f->member[i], &xb->decay, now);
-        }
-        if (!known || (!(f->load[i].flags & XB_LOAD_NEW) && (t < fair_t || o < fair_o))) {
-            xb_member_join(xnat_members, f->member[i], now, known && t > fair_t ? t : fair_t,
-                           known && o > fair_o ? o : fair_o);
-        }
-    }
-}
-
-/* How fast they answer. */
-static void estimate_pace(const xnat_fleet_t *f, int64_t now)
-{
-    xb_pace_t *pace[XNAT_FLEET_MAX];
-    bool open[XNAT_FLEET_MAX];
-    for (unsigned i = 0; i < f->n; i++) {
-        pace[i] = &xnat_members->member[f->member[i]].pace;
-        open[i] = f->load[i].flags & XB_LOAD_NEW;
-    }
-    xb_pace_estimate(pace, open, f->n, now);
-}
-
 static void fold_balancer(xnat_balancer_t *xb, void *ctx)
 {
     static xnat_fleet_t fleet; /* mover thread only */
     int64_t now = *(int64_t *)ctx;
     if (!strcmp(xb->balancer->s->lbpname, "xnat")) {
         xnat_fleet_snapshot(xb, false, now, &fleet);
-        fold_fleet(xb, &fleet, now);
-        estimate_pace(&fleet, now);
+        xb_member_fold_fleet(xnat_members, fleet.member, fleet.load, fleet.n, &xb->decay, now);
         for (unsigned i = 0; i < fleet.n; i++) { /* the administrator may have changed it */
             char *route = xnat_shm->route[fleet.member[i]].route;
             if (strcmp(route, fleet.worker[i]->s->route)) {

@@ -47,7 +47,8 @@ typedef struct {
     int release; /* real: copies left behind are released at once */
     double event_at;
     int event_node;
-    double cold; /* factor on the work of the three clicks after a move */
+    double thread; /* how fast requests at event_node are at most, even if it is idle */
+    double cold;   /* factor on the work of the three clicks after a move */
     /* module */
     double half_life, busy_half_life, request_cost; /* s, s, MB */
     double threshold, min_occupancy, rate, burst, rest, grace;

@@ -77,10 +77,11 @@ void sim_module_leave(int node, int front, double seconds, bool click)
     xb_member_leave(members[front], 0, index_of[node]);
 }
 
-/* Its figures are kept at the mean of the others while it cannot serve. */
+/* It has restarted. Its figures are kept at the mean of the others while it cannot serve. */
 void sim_module_join(int node)
 {
-    (void)node;
+    for (int f = 0; f < opt.fronts; f++)
+        atomic_fetch_add(&member(f, node)->generation, 1);
 }
 
 static void add_others(int front, int node, xb_load_t *load)
@@ -136,45 +137,13 @@ void sim_module_publish(void)
     published_at = sim.now;
 }
 
-/* As xnat_tick.c: who cannot take new sessions is kept at least at the mean of those who can.
- */
 static void fold(int front)
 {
     fleet_t f;
     xb_decay_t d = decay();
-    double traffic = 0, occupancy = 0, weight = 0;
 
     snapshot(front, &f);
-    for (unsigned i = 0; i < f.n; i++) {
-        if (f.load[i].flags & XB_LOAD_NEW) {
-            traffic += f.load[i].traffic;
-            occupancy += f.load[i].occupancy;
-            weight += f.load[i].weight;
-        }
-    }
-    for (unsigned i = 0; i < f.n; i++) {
-        double t = 0, o = 0, share = weight > 0 ? f.load[i].weight / weight : 0;
-        double fair_t = share * traffic, fair_o = share * occupancy;
-        unsigned m = index_of[i];
-        bool known = xb_member_read(members[front], m, &d, now_us(), &t, &o);
-        if (known)
-            xb_member_fold(members[front], m, &d, now_us());
-        if (!known || (!(f.load[i].flags & XB_LOAD_NEW) && (t < fair_t || o < fair_o)))
-            xb_member_join(members[front], m, now_us(), known && t > fair_t ? t : fair_t,
-                           known && o > fair_o ? o : fair_o);
-    }
-}
-
-static void estimate_pace(int front)
-{
-    xb_pace_t *pace[SIM_NODES_MAX];
-    bool open[SIM_NODES_MAX];
-
-    for (int i = 0; i < sim.nodes; i++) {
-        pace[i] = &member(front, i)->pace;
-        open[i] = sim_is_open(&sim.node[i]);
-    }
-    xb_pace_estimate(pace, open, (unsigned)sim.nodes, now_us());
+    xb_member_fold_fleet(members[front], index_of, f.load, f.n, &d, now_us());
 }
 
 int sim_module_elect(int front)
@@ -305,10 +274,8 @@ void sim_module_tick(void)
     bool relieve_now = now - overload_us >= OVERLOAD_EVERY_US;
 
     for (int f = 0; f < opt.fronts; f++) {
-        if (fold_now) {
+        if (fold_now)
             fold(f);
-            estimate_pace(f);
-        }
         for (int i = 0; i < sim.nodes && opt.moves > 0; i++) {
             if (sim.node[i].up && sim.node[i].draining)
                 drain(i, f);

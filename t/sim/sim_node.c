@@ -13,7 +13,8 @@ bool sim_is_open(const sim_node_t *n)
 
 void sim_node_rates(sim_node_t *n)
 {
-    double bound = opt.policy == SIM_POOL ? 1 : n->speed;
+    double own = n == &sim.node[opt.event_node] ? opt.thread : 1;
+    double bound = opt.policy == SIM_POOL ? 1 : n->speed * own;
     double capacity = n->capacity * n->speed;
     double click = opt.click_cap * bound, transfer = opt.transfer_cap * bound;
     int all = n->inflight[0] + n->inflight[1];

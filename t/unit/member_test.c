@@ -277,6 +277,41 @@ static void irregular_ticks(void)
     free_members(m);
 }
 
+static void is_member(const xb_members_t *m, unsigned i, int64_t now, double traffic,
+                      double occupancy, const char *name)
+{
+    double t = -1, o = -1;
+    bool known = xb_member_read(m, i, &decay, now, &t, &o);
+
+    if (!ok(known && near(t, traffic) && near(o, occupancy), "%s", name))
+        diag("got %d %.12g %.12g, wanted %.12g %.12g", known, t, o, traffic, occupancy);
+}
+
+/* Two that serve, one that drains with less and one with more than its share, a newcomer. */
+static void fold_fleet(void)
+{
+    enum { N = 5 };
+    static const unsigned member[N] = {4, 3, 2, 1, 0};
+    const unsigned all = XB_LOAD_USABLE | XB_LOAD_NEW;
+    xb_members_t *m = new_members();
+    const int64_t now = 5 * S;
+    xb_load_t load[N] = {{.weight = 1, .traffic = 100, .occupancy = 3, .flags = all},
+                         {.weight = 2, .traffic = 500, .occupancy = 6, .flags = all},
+                         {.weight = 2, .traffic = 300, .occupancy = 9, .flags = XB_LOAD_USABLE},
+                         {.weight = 1, .traffic = 900, .occupancy = 8},
+                         {.weight = 4}};
+
+    for (unsigned i = 0; i < 4; i++)
+        xb_member_join(m, member[i], now, load[i].traffic, load[i].occupancy);
+    xb_member_fold_fleet(m, member, load, N, &decay, now);
+    is_member(m, 4, now, 100, 3, "fleet: who serves has its own figures");
+    is_member(m, 3, now, 500, 6, "fleet: and the other");
+    is_member(m, 2, now, 400, 9, "fleet: who drains is kept at its share at least");
+    is_member(m, 1, now, 900, 8, "fleet: or at what it has");
+    is_member(m, 0, now, 800, 12, "fleet: a newcomer begins with its share");
+    free_members(m);
+}
+
 static void occupancy_mean(void)
 {
     xb_members_t *m = new_members();
@@ -524,6 +559,7 @@ int main(void)
     register_by_processes();
     in_flight();
     irregular_ticks();
+    fold_fleet();
     occupancy_mean();
     reading_is_folding();
     counters_wrap();
