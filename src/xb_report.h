@@ -45,6 +45,7 @@ typedef struct {
     unsigned status; /* XB_STATUS_ bits */
     bool usable, takes_new, safe_to_stop;
     double weight, score; /* score: infinite when not usable */
+    double slowness;      /* times slower than its weight says, as far as that counts */
     double traffic;       /* decayed bytes */
     double occupancy;     /* decayed mean of requests in flight */
     uint64_t busy;

@@ -115,6 +115,9 @@ static const xb_field_t member[] = {
     {XB_FIELD_BOOL, R(usable), "usable", "member_usable", "Would httpd send it a request?"},
     {XB_FIELD_BOOL, R(takes_new), "takes_new", "member_takes_new", "May it get a new session?"},
     {XB_FIELD_REAL, R(weight), "weight", "member_weight", "Its loadfactor."},
+    {XB_FIELD_REAL, R(slowness), "slowness", "member_slowness",
+     "How many times more slowly it answers than its loadfactor says; its load counts as much "
+     "more."},
     {XB_FIELD_REAL, R(score), "score", "member_score",
      "Load relative to its weight, 1 = balanced; infinite when not usable."},
     {XB_FIELD_REAL, R(traffic), "traffic", "member_traffic_bytes", "Decayed traffic."},

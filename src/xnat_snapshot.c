@@ -3,6 +3,8 @@
  * so sums may be off by what happened meanwhile. */
 #include "xnat_snapshot.h"
 
+#include <math.h>
+
 #include "apr_strings.h"
 
 #include "mod_xnat_balance.h"
@@ -176,6 +178,7 @@ static void fill_member(collect_t *c, const xnat_fleet_t *f, unsigned i,
         .usable = (load->flags & XB_LOAD_USABLE) != 0,
         .takes_new = (load->flags & XB_LOAD_NEW) != 0,
         .weight = load->weight / 100, /* httpd keeps hundredths */
+        .slowness = exp(xb_pace_slow(&m->pace)),
         .score = load->score,
         .traffic = load->traffic,
         .occupancy = load->occupancy,

@@ -44,7 +44,7 @@ my $conf = join "\n",
     block('forced', 'xnat', 'ProxySet nofailover=On', 'redirect=n3', '', '', ''),
     block('grow', 'xnat', "ProxySet growth=5", '', ''),
     block('back', 'xnat', '', 'retry=1', 'retry=1', 'retry=1'),
-    block('switch', 'xnat', '', '', '', '');
+    block('switch', 'xnat', '', '', '', ''), block('pace', 'xnat', '', '', '');
 my $h = $t->httpd(conf => <<"END");
 <Location "/status">
 SetHandler xnat-balance-status
@@ -124,6 +124,20 @@ subtest 'requests in flight' => sub {
         !$m{$home}{busy} && $m{$home}{occupancy} < 0.1;
     } 5, 'rest';
     is((keys %{elections('busy', 1)})[0], $home, 'and then this one again');
+};
+
+subtest 'slowness' => sub {
+    my %id = map { $_ => "JSESSIONID=FACE0$_.$_" } qw(n1 n2);
+    my %m;
+    wait_for {
+        for (1 .. 10) {
+            $c->get('/pace/echo?ms=30', cookie => $id{n1});
+            $c->get('/pace/echo', cookie => $id{n2}) for 1 .. 3;
+        }
+        %m = members('pace');
+        $m{n1}{slowness} > 1.05;
+    } 30, 'a node that answers late to be found out';
+    cmp_ok($m{n2}{slowness}, '<=', 1, 'the status page says which one');
 };
 
 # Flags set in both balancers, then who is elected: as stock code would.
