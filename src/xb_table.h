@@ -29,6 +29,11 @@ typedef struct xb_table xb_table_t; /* lies in shared memory, holds no pointers 
 /* Max inactive interval, in seconds, of sessions that never die of disuse. 0: not known. */
 #define XB_INACTIVE_NEVER UINT32_MAX
 
+/* What a mover leaves as the target of a gate behind which a lost home could not be left: a
+ * node that was asked to take the session over may do so yet, or all that are left may hold an
+ * old copy. Until the next gate, which the next request is to shut, the session is `held`. */
+#define XB_TARGET_HELD (XB_MEMBER_NONE - 2)
+
 enum {
     /* rule PROB: made again for a session that already ran; where it has been is not known: no
      * voluntary move */

@@ -223,15 +223,19 @@ static xb_enter_t pass_uncounted(xb_table_t *t, unsigned child, uint32_t slot, u
     if (w.state == XB_FREE || atomic_load(&xb_table_tags(t)[slot]) != tag)
         return XB_ENTER_UNKNOWN;
     *ref = (xb_ref_t){slot, UINT32_MAX, (uint16_t)child, (uint16_t)w.home, (uint16_t)w.epoch};
+    if (w.state == XB_STABLE)
+        atomic_fetch_add_explicit(&e->requests, 1, memory_order_relaxed);
     return w.state == XB_STABLE ? XB_ENTER_UNCOUNTED : XB_ENTER_GATE;
 }
 
-/* The session's last sign of life is older than its home's. */
+/* The session's last sign of life is older than its home's, or the home was given up in vain.
+ */
 static bool is_reborn(const xb_entry_t *e, const xb_members_t *members, unsigned home)
 {
     return home < XB_MEMBERS_MAX &&
-           atomic_load_explicit(&members->member[home].reborn_us, memory_order_relaxed) >
-               atomic_load_explicit(&e->last_us, memory_order_relaxed);
+           (atomic_load_explicit(&members->member[home].reborn_us, memory_order_relaxed) >
+                atomic_load_explicit(&e->last_us, memory_order_relaxed) ||
+            atomic_load_explicit(&e->target, memory_order_relaxed) == XB_TARGET_HELD);
 }
 
 /* Counts the request in the word; *seen is the word it read. */

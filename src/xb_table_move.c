@@ -149,8 +149,10 @@ unsigned xb_table_rehome(xb_table_t *t, uint32_t slot, unsigned from, unsigned t
         next.home = to;
         next.seq++;
     } while (!xb_entry_swap(e, w, next));
-    if (next.home == to && w.home == from && from != to && w.state == XB_STABLE)
+    if (next.home == to && w.home == from && from != to && w.state == XB_STABLE) {
         atomic_fetch_or(&e->flags, XB_SESSION_ASSUMED);
+        done_locked(e, to);
+    }
     xb_table_unlock(t);
     return next.home;
 }
@@ -165,8 +167,10 @@ bool xb_table_return(xb_table_t *t, uint32_t slot, uint64_t seen, unsigned to, i
     next.home = to;
     next.seq++;
     bool back = xb_entry_swap(e, w, next);
-    if (back)
+    if (back) {
         xb_entry_visit_locked(e, to, now_us);
+        done_locked(e, to);
+    }
     xb_table_unlock(t);
     return back;
 }

@@ -191,6 +191,14 @@ int xnat_fleet_position(const xnat_fleet_t *f, unsigned member)
     return -1;
 }
 
+int64_t xnat_fleet_reborn_us(unsigned member)
+{
+    return member < XB_MEMBERS_MAX
+               ? __atomic_load_n((int64_t *)&xnat_members->member[member].reborn_us,
+                                 __ATOMIC_RELAXED)
+               : 0;
+}
+
 void xnat_fleet_visited(const xnat_fleet_t *f, const xb_view_t *v, int64_t now_us,
                         bool *visited)
 {
@@ -199,11 +207,8 @@ void xnat_fleet_visited(const xnat_fleet_t *f, const xb_view_t *v, int64_t now_u
         unsigned member = v->visited[i].member;
         int64_t touched = v->visited[i].touched_us;
         int at = xnat_fleet_position(f, member);
-        bool reborn =
-            member < XB_MEMBERS_MAX &&
-            touched < __atomic_load_n((int64_t *)&xnat_members->member[member].reborn_us,
-                                      __ATOMIC_RELAXED);
-        if (at >= 0 && !reborn && !xb_table_copy_died(v->max_inactive_s, touched, now_us)) {
+        if (at >= 0 && touched >= xnat_fleet_reborn_us(member) &&
+            !xb_table_copy_died(v->max_inactive_s, touched, now_us)) {
             visited[at] = true;
         }
     }

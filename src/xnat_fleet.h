@@ -65,5 +65,7 @@ int xnat_fleet_position(const xnat_fleet_t *f, unsigned member);
  * store). */
 void xnat_fleet_visited(const xnat_fleet_t *f, const xb_view_t *v, int64_t now_us,
                         bool *visited);
+/* When the member's node was last seen to have restarted. */
+int64_t xnat_fleet_reborn_us(unsigned member);
 
 #endif

@@ -34,7 +34,7 @@ static xb_refusal_t wait_for_store(xnat_steps_t *m, int64_t before_ms)
     int64_t most = m->job->kind == XNAT_JOB_VERIFY ? MISSING_IDLE_US : MISSING_US;
     int64_t missing_end = before_ms ? 0 : last_us + xnat_steps_left(m, most);
     apr_interval_time_t nap = 500;
-    bool stored = false, there;
+    bool stored = false, still = false, there;
     xb_msm_head_t header;
     while ((there = xnat_move_header(m->hands, m->xb, &m->old, &header)) ||
            (!stored && xnat_now_us() < missing_end)) {
@@ -46,6 +46,7 @@ static xb_refusal_t wait_for_store(xnat_steps_t *m, int64_t before_ms)
             stored = true;
         }
         else if (stored && (now - last_us >= still_us || !XB_RULE(STORED))) {
+            still = true;
             break;
         }
         if (now >= end || xnat_mover_is_stopping()) {
@@ -54,7 +55,8 @@ static xb_refusal_t wait_for_store(xnat_steps_t *m, int64_t before_ms)
         apr_sleep(nap);
         nap = nap < 8000 ? nap * 2 : nap;
     }
-    return xnat_flush_check(m);
+    xb_refusal_t why = xnat_flush_check(m);
+    return why == XB_REFUSALS && !still ? XB_NO_FLUSH : why;
 }
 
 /* By a request as the client's: MSM stores what it takes for unwritten, or nothing, so there is

@@ -76,19 +76,50 @@ static void shut(uint32_t slot, unsigned home, unsigned target, bool fence)
     }
 }
 
-/* Enters; a session whose home has restarted gets its gate shut, for one HEAD to bring it back
- * there before its requests race for it (rule 11). */
+static bool is_held(uint32_t slot, unsigned home)
+{
+    xb_view_t v;
+    return xb_table_view(xnat_table, slot, &v) && v.w.home == home &&
+           v.target == XB_TARGET_HELD;
+}
+
+/* This process may not have sent the node a request yet. */
+static proxy_worker *worker_of(const xnat_request_t *xr, unsigned home)
+{
+    proxy_worker *w = xnat_fleet_worker(home);
+    if (!w && home < XB_MEMBERS_MAX) {
+        const char *route = xnat_shm->route[home].route;
+        w = xnat_fleet_worker(xnat_fleet_member_of(xr->xb, (xb_span_t){route, strlen(route)}));
+    }
+    return w;
+}
+
+/* Its gate is shut for the mover to ask the home first. A home whose error state has run out is
+ * tried again: there may be no other request to notice. */
+static void ask_home(xnat_request_t *xr)
+{
+    proxy_worker *w = worker_of(xr, xr->ref.home);
+    xr->revived = true; /* once: nobody may be able to ask that home */
+    if (w) {
+        xnat_elect_is_usable(w, xr->r->server);
+    }
+    shut(xr->ref.slot, xr->ref.home, xr->ref.home, false);
+}
+
+/* Enters. A session whose home has restarted gets its gate shut, for one HEAD to bring it back
+ * there before its requests race for it (rule 11); so does one that is held, but not by those
+ * who have waited for the mover. */
 static xb_enter_t try_enter(xnat_request_t *xr, int64_t now)
 {
     const xb_members_t *members = XB_RULE(GENERATION) && !xr->revived ? xnat_members : NULL;
     xb_enter_t rc =
         xb_table_enter_at(xnat_table, (unsigned)xnat_child, xr->tag, now, members, &xr->ref);
-    if (rc == XB_ENTER_REBORN && !is_tended(xr->xb)) {
+    if (rc == XB_ENTER_REBORN &&
+        (!is_tended(xr->xb) || (xr->waited && is_held(xr->ref.slot, xr->ref.home)))) {
         rc = xb_table_enter(xnat_table, (unsigned)xnat_child, xr->tag, now, &xr->ref);
     }
     if (rc == XB_ENTER_REBORN) {
-        xr->revived = true; /* once: nobody may be able to ask that home */
-        shut(xr->ref.slot, xr->ref.home, xr->ref.home, false);
+        ask_home(xr);
         rc = XB_ENTER_GATE;
     }
     return rc;
@@ -127,6 +158,7 @@ int xnat_gate_enter(xnat_request_t *xr)
         if (!may_wait()) {
             return refuse(xr, "gate-crowded", &xnat_shm->gate_crowded);
         }
+        xr->waited = true;
         rc = wait_at(xr);
         stop_waiting();
         xr->entered_us = xnat_now_us();
@@ -147,33 +179,19 @@ int xnat_gate_enter(xnat_request_t *xr)
 
 /* ---- a lost home */
 
-/* This process may not have sent the node a request yet. */
-static proxy_worker *worker_of(const xnat_request_t *xr, unsigned home)
+/* The mover has looked already, and found nobody to go on with. */
+static bool is_in_vain(const xnat_request_t *xr, unsigned home)
 {
-    proxy_worker *w = xnat_fleet_worker(home);
-    if (!w && home < XB_MEMBERS_MAX) {
-        const char *route = xnat_shm->route[home].route;
-        w = xnat_fleet_worker(xnat_fleet_member_of(xr->xb, (xb_span_t){route, strlen(route)}));
-    }
-    return w;
+    return (xr->rescued == home || xr->revived || xr->waited) && xr->entered &&
+           is_held(xr->ref.slot, home);
 }
 
-/* Has a rescue from there ended without one? Rule HOLD. */
-static bool is_held(const xnat_request_t *xr, unsigned home)
-{
-    xb_view_t v;
-    return xr->entered && xb_table_view(xnat_table, xr->ref.slot, &v) && v.w.home == home &&
-           v.target == XNAT_TARGET_HELD;
-}
-
-/* A home that nobody else can take the place of is tried again once its error state has run
- * out: there may be no other request to notice. */
 bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
 {
-    proxy_worker *w = worker_of(xr, home);
+    const proxy_worker *w = worker_of(xr, home);
     return w && !PROXY_WORKER_IS_USABLE(w) && xr->entered && xr->rescued != home &&
            !*w->s->redirect && !xr->xb->balancer->s->sticky_force && is_tended(xr->xb) &&
-           !(is_held(xr, home) && xnat_elect_is_usable(w, xr->r->server));
+           !is_in_vain(xr, home);
 }
 
 /* Taken out of service by hand, a node lives: the mover gives requests that are under way there
@@ -196,7 +214,7 @@ int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
 
 int xnat_gate_hold(xnat_request_t *xr, unsigned home)
 {
-    if (!(xr->rescued == home || xr->revived) || !is_held(xr, home)) {
+    if (!is_in_vain(xr, home)) {
         return OK;
     }
     xb_table_withdraw(xnat_table, &xr->ref, xnat_now_us());

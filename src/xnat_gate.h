@@ -14,8 +14,8 @@ bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home);
 /* Shuts the gate behind a fence, asks the mover, waits, and counts the request in again. OK
  * (the home may be another now), or 503. */
 int xnat_gate_rescue(xnat_request_t *xr, unsigned home);
-/* After its session's rescue has ended without one: 503 if a node that was asked to take the
- * session over may do so yet, else OK. */
+/* After its session's rescue has ended without one: 503 if the session is held
+ * (XB_TARGET_HELD), else OK. */
 int xnat_gate_hold(xnat_request_t *xr, unsigned home);
 
 /* May the session have moved without the table knowing? Only while that has forgotten

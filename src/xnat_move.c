@@ -2,8 +2,6 @@
 /* A move: gate, flush, marker, takeover probe, proof, commit; and what to do without proof. */
 #include "xnat_move.h"
 
-#include "apr_strings.h"
-
 #include "mod_xnat_balance.h"
 #include "xb_rule.h"
 #include "xnat_flush.h"
@@ -146,6 +144,7 @@ static xb_refusal_t commit(xnat_steps_t *m)
     if (!xnat_steps_is_ours(m)) {
         return XB_NO_TOKEN;
     }
+    int64_t bar = m->late && XB_RULE(TWICE) ? xnat_now_us() + XNAT_AT_IT_US : 0;
     if (m->to != m->from) {
         if (!xnat_steps_mark(m, m->to)) {
             apr_sleep(MARK_AGAIN_US); /* until then it names the former home */
@@ -156,7 +155,7 @@ static xb_refusal_t commit(xnat_steps_t *m)
                       XB_SESSION_UNPROVEN | (m->proved ? XB_SESSION_ASSUMED : 0));
     }
     if (!xb_table_commit(xnat_table, m->job->slot, m->token, m->to, m->fresh.whole,
-                         xnat_now_us(), 0)) {
+                         xnat_now_us(), bar)) {
         return XB_NO_TOKEN;
     }
     if (is_a_move(m)) {
@@ -250,17 +249,17 @@ static void leave_behind(const xnat_steps_t *m)
 }
 
 /* The commit to where it is opens a new epoch: what the former life of the node still answers
- * is not believed. */
+ * is not believed. Its id is the one it had, whatever others have answered. */
 static xb_refusal_t revive(xnat_steps_t *m)
 {
-    if (xnat_rescue_revive(m) || !xb_table_fence(xnat_table, m->job->slot, m->token)) {
-        return XB_REFUSALS;
+    xb_refusal_t why = xnat_rescue_revive(m);
+    if (why == XB_REFUSALS || m->left || m->late || why == XB_NO_PROBE_LATE) {
+        return why;
     }
-    xb_refusal_t why = xnat_rescue(m);
-    if (why == XB_NO_TARGET || why == XB_NO_STORE || m->stale ||
-        (m->wary && why != XB_REFUSALS)) { /* nothing better */
+    if (why == XB_NO_TARGET || why == XB_NO_STORE || m->stale || m->wary) { /* nothing better */
         m->to = m->from;
-        return XB_REFUSALS;
+        why = identify(m) == XB_NO_TOKEN ? XB_NO_TOKEN : XB_REFUSALS;
+        m->fresh = m->old;
     }
     return why;
 }
@@ -332,7 +331,7 @@ static int64_t back_off(const xnat_steps_t *m, xb_refusal_t outcome)
 static void give_up_home(const xnat_steps_t *m)
 {
     if ((m->asked || m->wary) && XB_RULE(HOLD)) {
-        xb_table_target(xnat_table, m->job->slot, m->token, XNAT_TARGET_HELD);
+        xb_table_target(xnat_table, m->job->slot, m->token, XB_TARGET_HELD);
     }
     else if (m->to != m->from) {
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_ASSUMED, 0);

@@ -234,8 +234,7 @@ static bool is_at_home(const release_t *r)
 static bool is_right_place(const release_t *r, bool seen)
 {
     xb_view_t v;
-    int64_t reborn_us = __atomic_load_n(
-        (int64_t *)&xnat_members->member[r->job->from].reborn_us, __ATOMIC_RELAXED);
+    int64_t reborn_us = xnat_fleet_reborn_us(r->job->from);
     pthread_mutex_lock(&mine.lock);
     bool *right = &mine.right_place[r->job->xb->record][r->jmx.path];
     *right = *right || seen;

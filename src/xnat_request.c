@@ -60,13 +60,7 @@ static void leave_member(xnat_request_t *xr)
 /* A request that its home has not outlived says nothing of the home's new life. */
 static int64_t last_sign(const xnat_request_t *xr, int64_t now)
 {
-    unsigned home = xr->ref.home;
-    return home < XB_MEMBERS_MAX &&
-                   xr->entered_us <
-                       __atomic_load_n((int64_t *)&xnat_members->member[home].reborn_us,
-                                       __ATOMIC_RELAXED)
-               ? xr->entered_us
-               : now;
+    return xr->entered_us < xnat_fleet_reborn_us(xr->ref.home) ? xr->entered_us : now;
 }
 
 static void leave_session(xnat_request_t *xr)

@@ -21,6 +21,7 @@ typedef struct {
     int64_t entered_us;
     bool known;        /* the table had its session when it came */
     bool revived;      /* has asked once for its session's revival */
+    bool waited;       /* at a gate */
     bool foreign;      /* its session lives behind another balancer */
     bool wrapped;      /* our own run of the pre_request hooks is under way */
     bool learned;      /* the answer's head has been seen */

@@ -13,7 +13,7 @@
 #include "xnat_log.h"
 #include "xnat_release.h"
 
-/* Targets that are tried before the session is given to the best one unproved. */
+/* Targets that are tried before those who wait get 503. */
 #define TRIES 3
 /* A home that is only marked in error may still answer a flush, quickly; one that did not is
  * not asked again for a while. */
@@ -89,7 +89,8 @@ static asked_t was_asked(const xnat_steps_t *m, const xnat_fleet_t *f)
         if (at >= 0 && v.visited[i].asked && v.visited[i].member != m->from) {
             asked.at_us[at] = v.visited[i].touched_us;
             asked.since[at] = v.visited[i].since;
-            asked.at_it[at] = asked.at_us[at] > now - XNAT_AT_IT_US;
+            asked.at_it[at] = asked.at_us[at] > now - XNAT_AT_IT_US &&
+                              asked.at_us[at] > xnat_fleet_reborn_us(v.visited[i].member);
             asked.any = asked.any || asked.at_it[at];
         }
     }
@@ -274,7 +275,7 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
 
 /* Fills m->old with an id under which the session is stored. True: take it over. False with
  * *owner >= 0: a living member has it already; NOWHERE: it is lost; NOT_KNOWN: the store is
- * silent. */
+ * silent; NOT_YET: it is being taken over. */
 static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
 {
     int home = xnat_fleet_position(f, m->from);
@@ -453,13 +454,32 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
 
 /* ---- restarted homes */
 
+/* Has one that was asked taken the session over, or may it do so yet? Otherwise XB_REFUSALS. */
+static xb_refusal_t is_with_another(xnat_steps_t *m)
+{
+    xnat_fleet_t fleet;
+    xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), &fleet);
+    asked_t asked = was_asked(m, &fleet);
+    bool any = false;
+    for (unsigned i = 0; i < fleet.n; i++) {
+        any = any || asked.at_us[i];
+    }
+    if (any) {
+        let_finish(m);
+        if (is_taken(m, &fleet)) {
+            return XB_NO_TARGET;
+        }
+    }
+    m->wary = asked.any;
+    return m->wary ? XB_NO_PROBE_LATE : XB_REFUSALS;
+}
+
 /* Any complete answer will do: the session is loaded now, or never. A node's port may be open
  * long before its applications are: without an answer it is no home, and the sessions that come
  * next do not wait to find that out again. */
-bool xnat_rescue_revive(xnat_steps_t *m)
+static bool answers(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer;
-    m->fresh = m->old;
     if (m->path >= XNAT_PATHS_MAX && !m->xb->conf.probe) {
         return true;
     }
@@ -476,4 +496,17 @@ bool xnat_rescue_revive(xnat_steps_t *m)
     }
     xnat_count(&xnat_shm->revived);
     return true;
+}
+
+xb_refusal_t xnat_rescue_revive(xnat_steps_t *m)
+{
+    xb_refusal_t other = is_with_another(m);
+    if (other != XB_REFUSALS) {
+        return other == XB_NO_TARGET ? XB_REFUSALS : other;
+    }
+    if (answers(m)) {
+        m->fresh = m->old;
+        return XB_REFUSALS;
+    }
+    return xb_table_fence(xnat_table, m->job->slot, m->token) ? xnat_rescue(m) : XB_NO_TOKEN;
 }

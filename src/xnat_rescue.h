@@ -11,7 +11,8 @@
 xb_refusal_t xnat_rescue(xnat_steps_t *m);
 xb_refusal_t xnat_rescue_look_up(xnat_steps_t *m);
 
-/* The home has restarted: one HEAD with the newest id makes it load the session, alone. */
-bool xnat_rescue_revive(xnat_steps_t *m);
+/* The home has restarted, or was given up in vain: one HEAD with the newest id makes it load
+ * the session, alone; without an answer a rescue. As above; m->to may be the home. */
+xb_refusal_t xnat_rescue_revive(xnat_steps_t *m);
 
 #endif

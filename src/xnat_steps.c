@@ -298,10 +298,7 @@ static void forget_reborn(const xnat_steps_t *m)
     for (unsigned i = 0; xb_table_view(xnat_table, m->job->slot, &v) && i < v.visited_count;
          i++) {
         unsigned member = v.visited[i].member;
-        if (member < XB_MEMBERS_MAX && member != v.w.home &&
-            v.visited[i].touched_us <
-                __atomic_load_n((int64_t *)&xnat_members->member[member].reborn_us,
-                                __ATOMIC_RELAXED)) {
+        if (member != v.w.home && v.visited[i].touched_us < xnat_fleet_reborn_us(member)) {
             xb_table_unvisit(xnat_table, m->job->slot, member);
         }
     }
@@ -338,12 +335,13 @@ xb_refusal_t xnat_steps_take_over(xnat_steps_t *m)
     if (rc == XNAT_PROBE_REFUSED || (rc == XNAT_PROBE_ANSWERED && !cookie)) {
         xb_table_done(xnat_table, m->job->slot, m->to);
     }
-    else {
-        m->late = !cookie;
+    else if (!cookie) {
+        m->late = true;
     }
     if (cookie && m->other_path &&
         XB_RULE(PATH)) { /* its true home, in memory, is the one that keeps it */
         xb_table_flag(xnat_table, m->job->slot, XB_SESSION_PARTIAL, 0);
+        xb_table_done(xnat_table, m->job->slot, m->to);
         return XB_NO_PROOF_PATH;
     }
     if (cookie) {

@@ -29,7 +29,7 @@ typedef struct {
     bool in_vain;       /* ... but memcached has not got the session */
     bool others;        /* a rescue with other targets left, if this one does not answer */
     bool asked;         /* a node may be taking it over, or have done so */
-    bool late;          /* m->to may take it over yet */
+    bool late;          /* one that was asked may take it over yet */
     bool wary;       /* a rescue's: who is left may hold a stale copy: nobody passes unproved */
     bool proved;     /* by the keys: m->to has it */
     bool left;       /* this child stops before that is known: the next mover's to find out */

@@ -8,9 +8,6 @@
 /* As a gate's target, by the request that has shut it: away from a lost home, to any member.
  * None (XB_MEMBER_NONE) = where does it live?; the home itself = it has restarted. */
 #define XNAT_TARGET_ANY (XB_MEMBER_NONE - 1)
-/* And what the mover makes of it when the session is still at the lost home, as the node that
- * was asked to take it over may do so yet. */
-#define XNAT_TARGET_HELD (XB_MEMBER_NONE - 2)
 /* Of a gate that was shut to verify a session where it is, or to release a copy of it. */
 #define XNAT_TARGET_STAYS (XB_MEMBER_NONE - 3)
 

@@ -220,6 +220,12 @@ subtest 'a request that outlives its node' => sub {
     my ($first) = burst($rig, 'd');
     my $slow = $rig->send('d', '/bytes?n=40000000');    # answered, not read yet
     recv $slow, my $begun, 1, MSG_PEEK;
+    my $sent = 0;
+    wait_for {
+        my $before = $sent;
+        $sent = $rig->status->{balancers}[0]{members}[0]{bytes_out};
+        $sent > 500_000 && $sent == $before;
+    } 5, 'httpd to wait for its client';
     my $in_flight = sub { $rig->status->{sessions_by_state}{'in-flight'} };
     $t->allow_log(qr/AH01110/);
     restart($rig, 'n1');

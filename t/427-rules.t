@@ -242,6 +242,30 @@ $story{HOLD_OLD} = sub {
     is $few->node('n1')->count('/read'), $before, 'n1 was sent none of its requests';
 };
 
+# ... nor to a home that is back without it, while another one may be taking it over.
+$story{HOLD_BACK} = sub {
+    my $few = XB::MoveRig->new($t, httpd => { name => 'back', threads => 32 }, member => 'retry=0',
+        conf => "XnatBalanceMove Drain\nXnatBalanceGateTimeout 2s");
+    my $y = XB::Rescue->new($few);
+    my ($one) = $y->at('n1', 1);
+    my $base = XB::FakeMsm->base($y->id($one));
+    my $taken = sub { $few->store('m1')->get("$base.n2") };
+    $few->node('n2')->misbehave('late', ms => 4000, for => $y->id($one));
+    $few->only('n1', 'n2');
+    $few->node('n1')->stop;
+    is $few->ask($one, '/read')->{status}, 503, 'n1 is lost, n2 is asked in vain';
+    $few->node('n1')->start;
+    my @early;
+    wait_for {
+        my $r = $few->ask($one, '/read');
+        push @early, $line->($r) if $r->{status} != 503 && !$taken->();
+        $taken->();
+    } 10, 'n2 to take it over';
+    is_deeply \@early, [], 'n1 is back: nobody passes while n2 may be at it';
+    wait_for { $few->ask($one, '/read')->{status} == 200 } 10, 'an answer';
+    is $line->($few->ask($one, '/read')), '200 n2 first', 'n2 has it';
+};
+
 # n2 has an old copy, and its key, of a move that was given up. n3 takes the session over and is slow
 # to store it.
 $story{LATE} = sub {

@@ -178,6 +178,7 @@ static void op_enter(unsigned tag)
     if (m->moving || claimed[c] == table->dim.claims) {
         expect(got == (m->moving ? XB_ENTER_GATE : XB_ENTER_UNCOUNTED), "enter: not in", tag);
         expect(h->ref.home == m->home, "enter: home", tag);
+        m->requests += !m->moving;
         return;
     }
     expect(got == XB_ENTER_IN, "enter", tag);
