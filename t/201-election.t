@@ -140,6 +140,17 @@ subtest 'slowness' => sub {
     cmp_ok($m{n2}{slowness}, '<=', 1, 'the status page says which one');
 };
 
+# Who is, in enough elections for so many: one may be behind by more than a few.
+sub elected ($name, $most)
+{
+    my %seen;
+    for (1 .. 6) {
+        %seen = (%seen, %{elections($name, 8)});
+        last if keys %seen >= $most;
+    }
+    return join ' ', sort keys %seen;
+}
+
 # Flags set in both balancers, then who is elected: as stock code would.
 my @situation = (
     [ 'all well', {}, 'n1 n2' ],
@@ -157,7 +168,7 @@ for (@situation) {
     subtest $what => sub {
         for my $name (qw(kinds stock)) {
             $h->manager($name, $be{$_}->url, $flags->{$_} => 1) for sort keys %$flags;
-            is(join(' ', sort keys %{elections($name, 8)}), $want, $name);
+            is(elected($name, scalar split / /, $want), $want, $name);
         }
         my %m = members('kinds');
         is(join(' ', grep { $m{$_}{takes_new} } sort keys %m), $want, 'the status page knows');
