@@ -454,7 +454,8 @@ xb_refusal_t xnat_rescue(xnat_steps_t *m)
 
 /* ---- restarted homes */
 
-/* Has one that was asked taken the session over, or may it do so yet? Otherwise XB_REFUSALS. */
+/* Rule BACK: has one that was asked taken the session over, or may it do so yet? Otherwise
+ * XB_REFUSALS. */
 static xb_refusal_t is_with_another(xnat_steps_t *m)
 {
     xnat_fleet_t fleet;
@@ -462,7 +463,7 @@ static xb_refusal_t is_with_another(xnat_steps_t *m)
     asked_t asked = was_asked(m, &fleet);
     bool any = false;
     for (unsigned i = 0; i < fleet.n; i++) {
-        any = any || asked.at_us[i];
+        any = any || (asked.at_us[i] && XB_RULE(BACK));
     }
     if (any) {
         let_finish(m);
@@ -470,7 +471,7 @@ static xb_refusal_t is_with_another(xnat_steps_t *m)
             return XB_NO_TARGET;
         }
     }
-    m->wary = asked.any;
+    m->wary = any && asked.any;
     return m->wary ? XB_NO_PROBE_LATE : XB_REFUSALS;
 }
 

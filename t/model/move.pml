@@ -24,6 +24,7 @@
  *   LOSE    memcached drops a key once
  *   STOP    the home is stopped or cut off while requests run in it, and goes on later
  *   CRASH   the home's process dies
+ *   BACK    after CRASH: it is back, without any copy
  *   RETURN  a former home is taken for restarted, so its copy for gone, though it is not
  *   EVICT   the table forgets the entry once
  *   RESTART httpd is stopped, whatever it was at, and started: all is forgotten, and what nodes
@@ -67,6 +68,8 @@
  *   R_503     a request whose time at the gate ends gets 503; it never passes
  *   R_HOLD    home dead, a node asked in vain: nobody passes to it unproved, the rescue is tried
  *             again (without: the gate opens there, and whoever comes takes the session over)
+ *   R_BACK    a lost home that is back does not get the session while another one has it, or may
+ *             be taking it over
  *   R_BOTH    both keys or none after a time-out: the old home stays (if it lives)
  */
 #define N 3
@@ -87,6 +90,7 @@ bit ent = 1;
 mtype state = STABLE;
 byte home = 0, infl = 0, visited = 0, epoch = 0, token = 0, to = NONE;
 bit prob = 0;                   /* made again */
+bit held = 0;                   /* home lost in vain, or restarted: nobody passes before one HEAD */
 bit loose = 0;                  /* at a home that nobody has proved to have it */
 byte cid = 0;                   /* route of the id that the client holds */
 byte newest = 0;                /* route of the newest id that the module has learned */
@@ -174,8 +178,8 @@ proctype Req(byte i) {
             owner(h, r);
             ent = 1; state = STABLE; home = h; newest = h; infl = 1; visited = 0; epoch++;
             prob = 1; loose = 0; n = h; ep = epoch
-        :: ent && state == STABLE && !suspect[home] -> infl++; n = home; ep = epoch; fresh = 0
-        :: ent && state == STABLE && suspect[home] && mend -> out = 1 /* no target: 503 */
+        :: ent && state == STABLE && !suspect[home] && !held -> infl++; n = home; ep = epoch; fresh = 0
+        :: ent && state == STABLE && (suspect[home] || held) && mend -> out = 1 /* 503 */
 #ifdef GTO
         :: ent && state == MOVING ->
 #ifdef R_503
@@ -297,11 +301,22 @@ inline commit(a, b, my) {
         :: ent ->
 #endif
             visited = visited | BIT(a); home = b; newest = b; epoch++; infl = 0;
-            state = STABLE; to = NONE; loose = 0;
+            state = STABLE; to = NONE; loose = 0; held = 0;
             asks = 0; asked[0] = 0; asked[1] = 0; asked[2] = 0; fresh = 0
         :: else
         fi
     }
+}
+
+/* What the module does with requests of a session whose home is lost: HOLD. */
+inline hold(a, my) {
+    atomic {
+        if
+        :: suspect[a] && ent && state == MOVING && token == my -> held = 1
+        :: else
+        fi
+    };
+    abort(my)
 }
 
 inline abort(my) {
@@ -370,6 +385,32 @@ proctype Mover() {
     bit proven;
     mtype w;
     do
+    :: atomic {
+           /* the home of a held session is back: does another one have it, or may it yet? */
+           held && !suspect[home] && ent && state == STABLE && m < NMOVE + 2 ->
+           m++; state = MOVING; token++; my = token; a = home; to = home
+       }
+       if
+#ifdef R_BACK
+       :: atomic { !kp[a] && kp[0] && asked[0] && COUNTS(0) -> b = 0; proven = 1 }; goto known
+       :: atomic { !kp[a] && kp[1] && asked[1] && COUNTS(1) -> b = 1; proven = 1 }; goto known
+       :: atomic { !kp[a] && kp[2] && asked[2] && COUNTS(2) -> b = 2; proven = 1 }; goto known
+       :: atomic { !ALL_DONE -> skip }; abort(my)
+#endif
+       :: atomic {
+#ifdef R_BACK
+              ALL_DONE && (kp[a] || !ANY_KEY || !(asked[0] || asked[1] || asked[2])) ->
+#endif
+              if                                /* by one HEAD */
+              :: !has[a] && kp[a] -> has[a] = 1; copy[a] = kv[a]
+              :: else
+              fi;
+              if
+              :: state == MOVING && token == my -> held = 0; epoch++; infl = 0; state = STABLE; to = NONE
+              :: else
+              fi
+          }
+       fi
     :: m < NMOVE || (suspect[home] && m < NMOVE + 2) ->
         /* candidate, quiet, gate */
         if :: b = 0 :: b = 1 :: b = 2 fi;
@@ -423,7 +464,7 @@ proctype Mover() {
                :: COUNTS(0) -> id = 0
                :: COUNTS(1) -> id = 1
                :: COUNTS(2) -> id = 2
-               :: else -> abort(my); goto next
+               :: else -> hold(a, my); goto next
                fi
            };
            if
@@ -495,12 +536,12 @@ known:
         :: !proven && suspect[a] -> give_up(a, b, my)
         :: !proven && !suspect[a] -> abort(my)
 #else
-        :: !proven -> abort(my)
+        :: !proven -> hold(a, my)
 #endif
         fi;
 next:
         skip
-    :: m >= NMOVE && !suspect[home] && envdone -> break
+    :: m >= NMOVE && !suspect[home] && !held && envdone -> break
     :: m >= NMOVE + 2 -> break
     od;
     goto fin;
@@ -555,7 +596,15 @@ proctype Env() {
            has[home] && ent && state == STABLE && infl == 0 ->
            suspect[home] = 1; has[home] = 0; copy[home] = 0; pend[home] = 0;
            acked = acked & saved
-       }
+       };
+#ifdef BACK
+       if
+       :: atomic { suspect[0] -> suspect[0] = 0; if :: home == 0 -> held = 1 :: else fi }
+       :: atomic { suspect[1] -> suspect[1] = 0; if :: home == 1 -> held = 1 :: else fi }
+       :: atomic { suspect[2] -> suspect[2] = 0; if :: home == 2 -> held = 1 :: else fi }
+       :: skip
+       fi
+#endif
     :: skip
     fi;
 #endif
@@ -598,8 +647,8 @@ proctype Final() {
         (len(probe) == 0 && !pend[0] && !pend[1] && !pend[2] && !(ent && state == MOVING)) ->
         if :: ent -> h = home :: else -> owner(h, cid) fi;
         if
-        :: suspect[h] -> skip
-        :: !suspect[h] && has[h] -> assert(excused || (acked & ~copy[h]) == 0)  /* LOST WRITE */
+        :: suspect[h] || held -> skip
+        :: !suspect[h] && !held && has[h] -> assert(excused || (acked & ~copy[h]) == 0)  /* LOST WRITE */
         :: else -> assert(excused || kp[cid])                                   /* LOST LOGIN */
         fi;
         done++
