@@ -279,6 +279,9 @@ static int expire(release_t *r, unsigned token)
         }
         held = xnat_jmx_expire(&r->jmx, r->former);
         r->unanswered = held == XB_HELD_UNREACHABLE;
+        if (r->unanswered) { /* it may yet: what is taken over there meanwhile would end, too */
+            xb_table_ask(xnat_table, r->job->slot, r->job->from, xnat_now_us());
+        }
         there = there && XB_RULE(LOOK);
         if (held == XB_HELDS && XB_RULE(LOOK)) {
             held = xnat_jmx_look(&r->jmx, r->former, &there);
@@ -426,7 +429,8 @@ bool xnat_release_former(xnat_steps_t *m)
         job.from = v.visited[i].member;
         job.from_worker = xnat_fleet_worker(job.from);
         if (job.from == m->from || !job.from_worker ||
-            !PROXY_WORKER_IS_USABLE(job.from_worker)) {
+            !PROXY_WORKER_IS_USABLE(job.from_worker) ||
+            (v.visited[i].asked && v.visited[i].touched_us > xnat_now_us() - XNAT_AT_IT_US)) {
             continue;
         }
         r.jmx.deadline_us = xnat_now_us() + xnat_steps_left(m, 2 * GATE_US);

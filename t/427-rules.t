@@ -250,7 +250,7 @@ $story{HOLD_BACK} = sub {
     my ($one) = $y->at('n1', 1);
     my $base = XB::FakeMsm->base($y->id($one));
     my $taken = sub { $few->store('m1')->get("$base.n2") };
-    $few->node('n2')->misbehave('late', ms => 4000, for => $y->id($one));
+    $few->node('n2')->misbehave('late', ms => 8000, for => $y->id($one));
     $few->only('n1', 'n2');
     $few->node('n1')->stop;
     is $few->ask($one, '/read')->{status}, 503, 'n1 is lost, n2 is asked in vain';
@@ -260,7 +260,7 @@ $story{HOLD_BACK} = sub {
         my $r = $few->ask($one, '/read');
         push @early, $line->($r) if $r->{status} != 503 && !$taken->();
         $taken->();
-    } 10, 'n2 to take it over';
+    } 20, 'n2 to take it over';
     is_deeply \@early, [], 'n1 is back: nobody passes while n2 may be at it';
     wait_for { $few->ask($one, '/read')->{status} == 200 } 10, 'an answer';
     is $line->($few->ask($one, '/read')), '200 n2 first', 'n2 has it';
