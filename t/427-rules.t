@@ -22,6 +22,14 @@ my $disable = sub ($node) { $h->manager('app', $url->($node), disabled => 1) };
 # The node that is asked first, if the rule does not bar it: it has by far the greatest capacity.
 my $prefer = sub ($node) {
     $h->manager('app', $url->($_), set => { w_lf => $_ eq $node ? 100 : 1 }) for qw(n1 n2 n3);
+    return if !$node;
+    # and the others have had the traffic
+    $c->get('/bytes?n=2000000', cookie => "JSESSIONID=FACE0$_.$_", discard => 1)
+        for grep { $_ ne $node } qw(n1 n2 n3);
+    wait_for {
+        my %score = map { $_->{route} => $_->{score} } @{$rig->status->{balancers}[0]{members}};
+        !grep { $_ ne $node && $score{$_} < 2 * $score{$node} + 0.1 } keys %score;
+    } 5, "$node to be the best";
 };
 
 # The only user, whose session is at n1 and has one write.
