@@ -62,18 +62,20 @@ static bool is_tended(const xnat_balancer_t *xb)
 }
 
 /* One of the session's requests gets through here; the others find the gate shut. The target
- * tells the mover why: any = away from a lost home, the home itself = ask that first. */
-static void shut(uint32_t slot, unsigned home, unsigned target, bool fence)
+ * tells the mover why: any = away from a lost home, the home itself = ask that first. False: it
+ * was shut for something else, or the session has another home. */
+static bool shut(uint32_t slot, unsigned home, unsigned target, bool fence)
 {
-    xb_view_t view;
+    xb_view_t view = {.target = XB_MEMBER_NONE};
     unsigned token;
     while (xb_table_view(xnat_table, slot, &view) && view.w.state == XB_STABLE &&
            view.w.home == home) {
         if (xb_table_gate(xnat_table, slot, view.word, target, fence, xnat_now_us(), &token)) {
             xnat_shm_want(slot);
-            return;
+            return true;
         }
     }
+    return view.w.state == XB_MOVING && view.w.home == home && view.target == target;
 }
 
 static bool is_held(uint32_t slot, unsigned home)
@@ -201,15 +203,28 @@ static bool is_lost(const proxy_worker *w)
     return PROXY_WORKER_IS_ERROR(w) || PROXY_WORKER_IS(w, PROXY_WORKER_HC_FAIL);
 }
 
+/* A gate that is found shut for something else opens with the session where it was: then its
+ * requests are no further than before. */
 int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
 {
-    uint32_t slot = xr->ref.slot;
-    bool fence = XB_RULE(FENCE) && is_lost(worker_of(xr, home));
-    xr->rescued = home;
-    xb_table_withdraw(xnat_table, &xr->ref, xnat_now_us());
-    xr->entered = false;
-    shut(slot, home, XNAT_TARGET_ANY, fence);
-    return xnat_gate_enter(xr);
+    int64_t end = xnat_now_us() + xr->xb->conf.gate_timeout;
+    for (;;) {
+        uint32_t slot = xr->ref.slot;
+        bool fence = XB_RULE(FENCE) && is_lost(worker_of(xr, home));
+        xb_table_withdraw(xnat_table, &xr->ref, xnat_now_us());
+        xr->entered = false;
+        if (shut(slot, home, XNAT_TARGET_ANY, fence) || !XB_RULE(FOUND)) {
+            xr->rescued = home;
+        }
+        int rv = xnat_gate_enter(xr);
+        if (rv != OK || !xr->known || xr->ref.home != home ||
+            !xnat_gate_must_rescue(xr, home)) {
+            return rv;
+        }
+        if (xnat_now_us() > end) {
+            return refuse(xr, "gate-timeout", &xnat_shm->gate_timeouts);
+        }
+    }
 }
 
 int xnat_gate_hold(xnat_request_t *xr, unsigned home)

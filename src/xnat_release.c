@@ -322,21 +322,6 @@ static bool shut_gate(release_t *r, unsigned *token)
     return false;
 }
 
-/* If the home has failed meanwhile, a request of the session has found this gate where it
- * wanted to shut one for a rescue, and waits for that: the gate stays shut, behind a fence, for
- * the mover to see to. */
-static void open_gate(const release_t *r, unsigned token)
-{
-    const proxy_worker *home = xnat_fleet_worker(r->home);
-    if (home && !PROXY_WORKER_IS_USABLE(home) &&
-        xb_table_fence(xnat_table, r->job->slot, token)) {
-        xnat_shm_want(r->job->slot);
-    }
-    else {
-        xb_table_abort(xnat_table, r->job->slot, token, 0);
-    }
-}
-
 /* Before the gate is shut: does the node answer, and soon? Users must not wait for one that
  * does not. */
 static int look_first(release_t *r)
@@ -375,7 +360,7 @@ static int release(release_t *r)
                       path == r->jmx.path
                   ? expire(r, token)
                   : NOT_NOW;
-    open_gate(r, token);
+    xb_table_abort(xnat_table, r->job->slot, token, 0);
     return outcome;
 }
 

@@ -6,9 +6,10 @@
 #       the balancer, member => parameters of each, relay => 1: an XB::Relay before each memcached,
 #       at => { m1 => 'host:port' instead of the memcached's own }, httpd => { children => 3 },
 #       fake => 'XB::FakeNonSticky': nodes of another kind, with => their options,
+#       piped => ['n2']: an XB::Pipe before those nodes,
 #       share => $other: its nodes and memcacheds, behind another httpd (httpd => { name => })
 #   $rig->httpd, ->client, ->node('n1') (XB::FakeMsm), ->nodes, ->store('m1') (XB::Memcached),
-#   $rig->relay('m1')
+#   $rig->relay('m1'), ->pipe('n2')
 #   $rig->status        the status page, decoded
 #   $rig->refusals      its refusals that are not 0, a hash;  $rig->refused('no-target')  of one
 #   $rig->mover_pid     of the child that holds the mover's lease
@@ -32,14 +33,15 @@ use v5.36;
 use JSON::PP ();
 use Time::HiRes qw(time);
 use XB::FakeMsm ();
+use XB::Pipe ();
 use XB::Relay ();
 use XB::Test;
 
 sub new ($class, $t, %opt)
 {
     my $self = bless { t => $t, nodes => [qw(n1 n2 n3)], stores => [qw(m1 m2)], conf => '',
-                       section => '', member => '', httpd => {}, at => {}, fake => 'XB::FakeMsm',
-                       with => {}, %opt }, $class;
+                       section => '', member => '', piped => [], httpd => {}, at => {},
+                       fake => 'XB::FakeMsm', with => {}, %opt }, $class;
     $self->{store} = $self->{share}{store}
         // { map { $_ => $t->memcached } @{$self->{stores}} };
     if ($self->{relay}) {
@@ -50,6 +52,8 @@ sub new ($class, $t, %opt)
     $self->{node} = $self->{share}{node}
         // { map { $_ => $self->{fake}->new($t, $_, store => $self->{store}, %{$self->{with}}) }
              @{$self->{nodes}} };
+    $self->{pipe} = { map { $_ => XB::Pipe->new($t, "before-$_", $self->{node}{$_}->port) }
+                      @{$self->{piped}} };
     $self->{h} = $t->httpd(%{$self->{httpd}}, conf => $self->conf($self->{conf}));
     $self->{c} = $self->{h}->client;
     return $self;
@@ -60,7 +64,7 @@ sub conf ($self, $more)
     my $list = join ',', map { "$_:" . ($self->{at}{$_} // $self->{store}{$_}->address) }
         @{$self->{stores}};
     my $members = join "\n",
-        map { 'BalancerMember ' . $self->{node}{$_}->url . " route=$_ $self->{member}" }
+        map { 'BalancerMember ' . $self->_url($_) . " route=$_ $self->{member}" }
         @{$self->{nodes}};
     return <<"END";
 XnatBalanceMemcachedNodes "$list"
@@ -80,12 +84,20 @@ ProxyPass "/" "balancer://app/"
 END
 }
 
+# Where httpd reaches it.
+sub _url ($self, $name)
+{
+    my $pipe = $self->{pipe}{$name};
+    return $pipe ? 'http://127.0.0.1:' . $pipe->port : $self->{node}{$name}->url;
+}
+
 sub httpd ($self) { return $self->{h} }
 sub client ($self) { return $self->{c} }
 sub node ($self, $name) { return $self->{node}{$name} }
 sub nodes ($self) { return map { $self->{node}{$_} } @{$self->{nodes}} }
 sub store ($self, $name) { return $self->{store}{$name} }
 sub relay ($self, $name) { return $self->{relay}{$name} }
+sub pipe ($self, $name) { return $self->{pipe}{$name} }
 
 # ---- the status page
 
@@ -113,7 +125,7 @@ sub mover_pid ($self)
 
 sub _switch ($self, $flag, %on)
 {
-    $self->{h}->manager('app', $self->{node}{$_}->url, $flag => $on{$_}) for sort keys %on;
+    $self->{h}->manager('app', $self->_url($_), $flag => $on{$_}) for sort keys %on;
     return;
 }
 
