@@ -3,7 +3,9 @@
 #include "xnat_elect.h"
 
 #include "mod_xnat_balance.h"
+#include "xb_rule.h"
 #include "xnat_fleet.h"
+#include "xnat_gate.h"
 
 #define FAIR_SCORE 1
 
@@ -139,13 +141,13 @@ unsigned xnat_elect_return(xnat_request_t *xr, unsigned home)
     xb_view_t v;
     if (!xr->entered || xr->attempts > 1 || home >= XB_MEMBERS_MAX || xnat_moves(xr->xb) ||
         (xr->xb->conf.nodes && !xnat_keeps_copies(xr->xb)) ||
-        xnat_request_names_route(&xr->id, xnat_shm->route[home].route) ||
+        xb_id_names_route(&xr->id, xnat_shm->route[home].route) ||
         xnat_shm->route[home].balancer != xnat_fleet_key(xr->xb->balancer) ||
         !xb_table_view(xnat_table, xr->ref.slot, &v) || v.w.inflight != 1 || v.w.home != home ||
         !xb_table_newest(xnat_table, xr->ref.slot, text) ||
         !xb_id_parse((xb_span_t){text, strlen(text)}, xr->xb->balancer->s->sticky_separator,
                      &id) ||
-        !id.route.n || xnat_request_names_route(&id, xnat_shm->route[home].route)) {
+        !id.route.n || xb_id_names_route(&id, xnat_shm->route[home].route)) {
         return home;
     }
     unsigned own = xnat_fleet_member_of(xr->xb, id.route);
@@ -172,7 +174,7 @@ static proxy_worker *as_stock(const xnat_request_t *xr, const xnat_fleet_t *flee
 {
     for (unsigned i = 0; i < fleet->n; i++) {
         const proxy_worker_shared *named = fleet->worker[i]->s;
-        if (xnat_request_names_route(&xr->id, named->route)) {
+        if (xb_id_names_route(&xr->id, named->route)) {
             proxy_worker *w = usable_of_route(fleet, named->route, xr->r->server);
             w = w ? w : usable_of_route(fleet, named->redirect, xr->r->server);
             if (w || xr->xb->balancer->s->sticky_force) {
@@ -193,7 +195,7 @@ static proxy_worker *elect_unknown(xnat_request_t *xr, const xnat_fleet_t *fleet
     if (!w || !xr->id.whole.n) {
         return w;
     }
-    while (at < fleet->n && !xnat_request_names_route(&xr->id, fleet->worker[at]->s->route)) {
+    while (at < fleet->n && !xb_id_names_route(&xr->id, fleet->worker[at]->s->route)) {
         at++;
     }
     if (at == fleet->n) {
@@ -244,6 +246,12 @@ proxy_worker *xnat_request_finder(proxy_balancer *balancer, request_rec *r)
         if (w || balancer->s->sticky_force) {
             return w;
         }
+    }
+    if (xr->known && XB_RULE(FOUND) && xnat_gate_must_rescue(xr, xnat_elect_home(xr))) {
+        /* It could serve when this request was let through, and cannot any more. The rescue
+         * must not be waited for here, under the balancer's lock: httpd comes back when it has
+         * been refused there. */
+        return xnat_fleet_worker(xnat_elect_home(xr));
     }
     if (xr->known) {
         return fail_over(xr, &fleet);

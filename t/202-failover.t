@@ -4,7 +4,6 @@
 use v5.36;
 use Test::More;
 use XB::Test;
-use XB::Deps;
 use JSON::PP;
 
 my $t = XB::Test->new;
@@ -16,19 +15,8 @@ my $list = join "\n",
     map { 'BalancerMember ' . $be{$_}->url . " route=$_ retry=1 disablereuse=On" } @routes;
 my $sticky = 'stickysession=JSESSIONID|jsessionid';
 
-sub build_module
-{
-    my $root = XB::Deps->root;
-    my ($cc, $flags) = map { my $f = `make -s -C '$root' show-$_`; chomp $f; $f } qw(CC GLUE);
-    $flags =~ s/ -MMD| -MP| -fvisibility=hidden//g;
-    my $so = $t->path('mod_xb_delay.so');
-    my $said = `cd '$root' && $cc $flags -shared -o '$so' t/lib/mod_xb_delay.c 2>&1`;
-    die $said if $?;
-    return $so;
-}
-
 my $h = $t->httpd(conf => <<"END");
-LoadModule xb_delay_module @{[ build_module() ]}
+LoadModule xb_meanwhile_module @{[ $t->test_module('mod_xb_meanwhile') ]}
 <Proxy "balancer://app">
 $list
 ProxySet lbmethod=xnat $sticky

@@ -18,19 +18,7 @@ my $root = XB::Deps->root;
 # What mod_proxy says when members misbehave.
 $t->allow_log(qr/\[proxy(?:_http|_ajp|_balancer)?:(?:error|warn)\]/, qr/\[ssl:warn\]/);
 
-sub build_module
-{
-    my ($cc, $flags) = map { my $f = `make -s -C '$root' show-$_`; chomp $f; $f } qw(CC GLUE);
-    $flags =~ s/ -MMD| -MP| -fvisibility=hidden//g;
-    $flags .= ' -fsanitize=address,undefined' if $ENV{XB_ASAN};
-    my $so = $t->path('mod_xb_probe_test.so');
-    my $sources = 't/lib/mod_xb_probe_test.c src/xnat_probe*.c src/xnat_deadline.c';
-    my $said = `cd '$root' && $cc $flags -g -O1 -shared -o '$so' $sources 2>&1`;
-    die $said if $?;
-    return $so;
-}
-
-my $so = build_module();
+my $so = $t->test_module('mod_xb_probe_test', 'src/xnat_probe*.c', 'src/xnat_deadline.c');
 
 # ---- back ends
 

@@ -8,6 +8,7 @@
 #   my $mc = $t->memcached;              # XB::Memcached
 #   my $f = $t->fake_memcached(sub ($conn, $line) {...});
 #   my $c = $t->client;                  # XB::Client
+#   $t->test_module('mod_xb_x', @more) # builds t/lib/mod_xb_x.c, with more sources; its .so
 #   $t->get($url, %opt)                  # one request without a cookie jar: XB::Client's answer
 #   $t->port('name')                     # a free port, this test's own; same name, same port
 #   $t->path('x'), $t->dir, $t->mkdir('x'), $t->write('x', $text), $t->slurp('x')
@@ -175,6 +176,19 @@ sub fake_memcached ($self, $code)
 {
     require XB::Memcached;
     return XB::Memcached->fake($self, $code);
+}
+
+sub test_module ($self, $name, @sources)
+{
+    require XB::Deps;
+    my $root = XB::Deps->root;
+    my ($cc, $flags) = map { `make -s -C '$root' show-$_` =~ s/\n//r } qw(CC GLUE);
+    $flags =~ s/ -MMD| -MP| -fvisibility=hidden//g;
+    $flags .= ' -fsanitize=address,undefined' if $ENV{XB_ASAN};
+    my $so = $self->path("$name.so");
+    my $said = `cd '$root' && $cc $flags -g -O1 -shared -o '$so' t/lib/$name.c @sources 2>&1`;
+    die $said if $?;
+    return $so;
 }
 
 sub get ($self, $url, %opt)
