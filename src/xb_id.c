@@ -69,6 +69,11 @@ bool xb_id_parse(xb_span_t text, char sep, xb_id_t *out)
     return head.n > 0; /* "-n1.t1" is a node without a session */
 }
 
+bool xb_id_names_route(const xb_id_t *id, const char *route)
+{
+    return id->whole.n && strncmp(route, id->route.p, id->route.n) == 0 && !route[id->route.n];
+}
+
 bool xb_id_in_url(const char *url, const char *name, bool scolon, xb_span_t *value)
 {
     const char *delims = scolon ? ";?&" : "?&";

@@ -32,6 +32,9 @@ typedef struct {
  * sep 0 (stickysessionsep=Off): false, for such a value is a route and names no session. */
 bool xb_id_parse(xb_span_t text, char sep, xb_id_t *out);
 
+/* Is this its route? Not if there is no id. */
+bool xb_id_names_route(const xb_id_t *id, const char *route);
+
 /* The value of path or query parameter `name` as mod_proxy_balancer's get_path_param() finds it
  * in `url` (a path, or path?query). `scolon` = scolonpathdelim=On. False: none. */
 bool xb_id_in_url(const char *url, const char *name, bool scolon, xb_span_t *value);

@@ -142,7 +142,7 @@ static void learn_cookie(xnat_request_t *xr, const xb_set_cookie_t *cookie)
     }
     unsigned path = path_at_node(xr, cookie->path);
     if (xr->entered && same(id.base, xr->id.base)) {
-        if (!xnat_request_names_route(&id, xnat_shm->route[xnat_elect_home(xr)].route)) {
+        if (!xb_id_names_route(&id, xnat_shm->route[xnat_elect_home(xr)].route)) {
             return; /* from a former home: a failover has overtaken this request */
         }
         xb_table_learn(xnat_table, &xr->ref, id.whole,

@@ -274,11 +274,6 @@ static xnat_request_t *begin(request_rec *r, xnat_balancer_t *xb, const char *ur
 
 /* ---- let through */
 
-bool xnat_request_names_route(const xb_id_t *id, const char *route)
-{
-    return id->whole.n && !strncmp(route, id->route.p, id->route.n) && !route[id->route.n];
-}
-
 static const char *route_of(const xnat_request_t *xr)
 {
     return apr_pstrmemdup(xr->r->pool, xr->id.route.p, xr->id.route.n);
@@ -314,8 +309,7 @@ static void say_home(xnat_request_t *xr, unsigned home, bool named)
 
 static bool names_home(const xnat_request_t *xr, unsigned home)
 {
-    return home >= XB_MEMBERS_MAX ||
-           xnat_request_names_route(&xr->id, xnat_shm->route[home].route);
+    return home >= XB_MEMBERS_MAX || xb_id_names_route(&xr->id, xnat_shm->route[home].route);
 }
 
 /* A request that stays is left to stock code; one whose session lives elsewhere is wrapped. */
@@ -489,14 +483,14 @@ int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *c
     xr->head_us = 0;
     xb_member_enter(xnat_members, (uint32_t)xnat_child, member);
     xnat_count(&xnat_members->member[member].requests);
-    if (xr->known || xnat_request_names_route(&xr->id, worker->s->route)) {
+    if (xr->known || xb_id_names_route(&xr->id, worker->s->route)) {
         xr->credit = (xb_worth_t){0, 0}; /* no new session is to be expected */
     }
     if (xr->entered) {
         xnat_elect_settle(xr, member);
         find_path(xr);
     }
-    else if (!xr->known && xnat_request_names_route(&xr->id, worker->s->route)) {
+    else if (!xr->known && xb_id_names_route(&xr->id, worker->s->route)) {
         xnat_request_remember(xr, member);
     }
     else if (!xr->known) {

@@ -53,8 +53,6 @@ xnat_request_t *xnat_request_of(request_rec *r);
 void xnat_request_say(xnat_request_t *xr, xb_decision_t decision, const char *reason,
                       const char *from, const char *to);
 
-/* Is that the route of the id? False for no id. */
-bool xnat_request_names_route(const xb_id_t *id, const char *route);
 /* Index of the cookie path that its session probably has; XNAT_PATH_UNLEARNED: none is known.
  */
 unsigned xnat_request_path(const xnat_request_t *xr);

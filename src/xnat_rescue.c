@@ -478,24 +478,37 @@ static xb_refusal_t is_with_another(xnat_steps_t *m)
 /* Any complete answer will do: the session is loaded now, or never. A node's port may be open
  * long before its applications are: without an answer it is no home, and the sessions that come
  * next do not wait to find that out again. */
-static bool answers(xnat_steps_t *m)
+static bool answers(xnat_steps_t *m, xnat_probe_answer_t *answer)
 {
-    xnat_probe_answer_t answer;
-    if (m->path >= XNAT_PATHS_MAX && !m->xb->conf.probe) {
-        return true;
-    }
-    if (xnat_health_is_silent(m->from)) {
-        return false;
-    }
     xb_table_visit(xnat_table, m->job->slot, m->from, xnat_now_us());
     xnat_probe_rc_t rc =
         xnat_steps_head(m, m->from_worker, m->old_text,
-                        xnat_steps_left(m, m->xb->conf.gate_timeout / 3), &answer);
+                        xnat_steps_left(m, m->xb->conf.gate_timeout / 3), answer);
     if (rc != XNAT_PROBE_ANSWERED) {
         xnat_health_silent(m->from);
         return false;
     }
     xnat_count(&xnat_shm->revived);
+    return true;
+}
+
+/* The session has another node's name, under which it was found in memcached: a home that loads
+ * it takes it over. */
+static bool goes_on(xnat_steps_t *m)
+{
+    xnat_probe_answer_t answer;
+    m->fresh = m->old;
+    if (m->path >= XNAT_PATHS_MAX && !m->xb->conf.probe) {
+        return true;
+    }
+    if (xnat_health_is_silent(m->from) || !answers(m, &answer)) {
+        return false;
+    }
+    if (!xb_id_names_route(&m->old, xnat_shm->route[m->from].route) &&
+        xnat_steps_cookie_proves(m, &answer)) {
+        return xnat_steps_keys_prove(m) == XNAT_KEYS_NEW;
+    }
+    m->fresh = m->old;
     return true;
 }
 
@@ -505,8 +518,7 @@ xb_refusal_t xnat_rescue_revive(xnat_steps_t *m)
     if (other != XB_REFUSALS) {
         return other == XB_NO_TARGET ? XB_REFUSALS : other;
     }
-    if (answers(m)) {
-        m->fresh = m->old;
+    if (goes_on(m)) {
         return XB_REFUSALS;
     }
     return xb_table_fence(xnat_table, m->job->slot, m->token) ? xnat_rescue(m) : XB_NO_TOKEN;

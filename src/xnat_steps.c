@@ -196,7 +196,7 @@ bool xnat_steps_cookie_proves(xnat_steps_t *m, const xnat_probe_answer_t *answer
 {
     m->redrawn = false;
     if (!xnat_steps_id_in(m, answer, m->new_text, sizeof m->new_text, &m->fresh) ||
-        !is_text(m->fresh.route, xnat_shm->route[m->to].route)) {
+        !xb_id_names_route(&m->fresh, xnat_shm->route[m->to].route)) {
         return false;
     }
     if (XB_RULE(SAMEID) && !same(m->fresh.base, m->old.base)) {
