@@ -19,8 +19,8 @@
 #include "xnat_tick.h"
 
 #define TICK_US 50000
-/* How often the holder looks whether requests have shut gates. */
-#define LOOK_US 5000
+/* The holder looks again so soon if it had no room for what requests have asked for. */
+#define AGAIN_US 5000
 #define WAIT_FOR_LEASE_US 400000
 /* A holder that has not been heard of for so long has lost its lease. */
 #define LEASE_MS 1500
@@ -38,7 +38,7 @@ typedef struct {
 } queue_t;
 
 /* This child's part. lock guards the queues, busy and stopping; workers wait at work, the
- * mover's own thread at nap. */
+ * mover's own thread at nap while another child holds the lease. */
 static struct {
     apr_pool_t *pool;
     server_rec *server;
@@ -283,32 +283,38 @@ static void start_threads(int64_t now)
     }
 }
 
+static void wait_for_lease(void)
+{
+    apr_thread_mutex_lock(mover.lock);
+    if (!mover.stopping) {
+        apr_thread_cond_timedwait(mover.nap, mover.lock, WAIT_FOR_LEASE_US);
+    }
+    apr_thread_mutex_unlock(mover.lock);
+}
+
 static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *data)
 {
     int64_t ticked_us = 0;
     (void)thread;
     (void)data;
     name_thread("xnat-mover");
-    apr_thread_mutex_lock(mover.lock);
-    while (!mover.stopping) {
-        apr_thread_mutex_unlock(mover.lock);
-        bool holder = hold_lease();
-        int64_t now = xnat_now_us();
-        if (holder) {
-            start_threads(now);
-            xnat_tick_serve();
+    while (!xnat_mover_is_stopping()) {
+        if (!hold_lease()) {
+            wait_for_lease();
+            continue;
         }
-        if (holder && now - ticked_us >= TICK_US) {
+        int64_t now = xnat_now_us();
+        start_threads(now);
+        bool all = xnat_tick_serve();
+        if (now - ticked_us >= TICK_US) {
             ticked_us = now;
             xnat_tick_run(now);
         }
-        apr_thread_mutex_lock(mover.lock);
-        if (!mover.stopping) {
-            apr_thread_cond_timedwait(mover.nap, mover.lock,
-                                      holder ? LOOK_US : WAIT_FOR_LEASE_US);
+        int64_t left = ticked_us + TICK_US - xnat_now_us();
+        if (left > 0) {
+            xnat_shm_sleep(all || left < AGAIN_US ? left : AGAIN_US);
         }
     }
-    apr_thread_mutex_unlock(mover.lock);
     if (mover.lease) {
         __atomic_store_n((int64_t *)&xnat_shm->lease_free_us, xnat_now_us(), __ATOMIC_RELAXED);
         swap_lease(mover.lease, 0);
@@ -332,6 +338,7 @@ void xnat_mover_stop(void)
         apr_thread_cond_broadcast(mover.work);
         apr_thread_cond_broadcast(mover.nap);
         apr_thread_mutex_unlock(mover.lock);
+        xnat_shm_wake();
     }
 }
 

@@ -3,6 +3,7 @@
  */
 #include "xnat_shm.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,7 +22,7 @@
 #define MAGIC 0x584e415442414c31ull /* "XNATBAL1" */
 /* Grows with every change of what lies in the segment. */
 #ifndef XNAT_LAYOUT
-#define XNAT_LAYOUT 8u
+#define XNAT_LAYOUT 9u
 #endif
 #define USERDATA "mod_xnat_balance segment"
 
@@ -94,7 +95,10 @@ static xnat_shm_t *make_segment(apr_pool_t *process, server_rec *s)
     root->members_at = members_at;
     root->table_at = table_at;
     root->started_us = xnat_now_us();
-    rv = apr_generate_random_bytes((unsigned char *)&root->key, sizeof root->key);
+    rv = sem_init(&root->wake, 1, 0) ? errno : APR_SUCCESS;
+    if (rv == APR_SUCCESS) {
+        rv = apr_generate_random_bytes((unsigned char *)&root->key, sizeof root->key);
+    }
     if (rv == APR_SUCCESS) {
         rv = apr_generate_random_bytes((unsigned char *)&root->front, sizeof root->front);
     }
@@ -305,6 +309,22 @@ void xnat_shm_want(uint32_t slot)
     uint64_t n = __atomic_fetch_add((uint64_t *)&xnat_shm->wanted_next, 1, __ATOMIC_ACQ_REL);
     __atomic_store_n((uint32_t *)&xnat_shm->wanted[n % XNAT_WANTED], slot + 1,
                      __ATOMIC_RELEASE);
+    xnat_shm_wake();
+}
+
+void xnat_shm_wake(void)
+{
+    sem_post(&xnat_shm->wake);
+}
+
+/* Who has been killed while asleep leaves nothing locked: the semaphore is a number. */
+void xnat_shm_sleep(int64_t us)
+{
+    int64_t end = xnat_now_us() + us;
+    struct timespec at = {.tv_sec = end / 1000000, .tv_nsec = end % 1000000 * 1000};
+    sem_clockwait(&xnat_shm->wake, CLOCK_MONOTONIC, &at);
+    while (sem_trywait(&xnat_shm->wake) == 0) { /* what they ask for is seen to at once */
+    }
 }
 
 bool xnat_shm_wanted(uint64_t *seen, uint32_t *slot)

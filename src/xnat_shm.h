@@ -5,6 +5,8 @@
 #ifndef XNAT_SHM_H
 #define XNAT_SHM_H
 
+#include <semaphore.h>
+
 #include "httpd.h"
 #include "mod_proxy.h"
 
@@ -116,7 +118,9 @@ typedef struct {
     _Atomic int64_t strangers_us[XB_MEMBERS_MAX];
 
     /* Sessions whose gate a request has shut: slot + 1, 0 once the mover has taken it. A ring;
-     * what is lapped is found by the mover's walk for abandoned gates. */
+     * what is lapped is found by the mover's walk for abandoned gates. The mover sleeps at the
+     * semaphore. */
+    sem_t wake;
     _Atomic uint64_t wanted_next;
     _Atomic uint32_t wanted[XNAT_WANTED];
 
@@ -166,6 +170,11 @@ unsigned xnat_shm_path_above(const char *path);
 void xnat_shm_want(uint32_t slot);
 /* Mover only: the next one that was asked for; *seen = how far it has read. False: none. */
 bool xnat_shm_wanted(uint64_t *seen, uint32_t *slot);
+/* Mover only: sleeps until a session is asked for, or xnat_shm_wake, or the time is over (us).
+ */
+void xnat_shm_sleep(int64_t us);
+/* Wakes the mover, whichever child it is in. */
+void xnat_shm_wake(void);
 
 /* A line of the log that is not to come more often: at most one caller in that time, of all
  * processes, may write it. */

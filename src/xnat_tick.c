@@ -140,16 +140,20 @@ static void see_to(uint32_t slot, const xb_view_t *v)
     }
 }
 
-void xnat_tick_serve(void)
+bool xnat_tick_serve(void)
 {
     uint32_t slot;
     xb_view_t v;
-    while (xnat_mover_has_room(true) && xnat_shm_wanted(&wanted_seen, &slot)) {
+    while (xnat_mover_has_room(true)) {
+        if (!xnat_shm_wanted(&wanted_seen, &slot)) {
+            return true;
+        }
         if (slot < xb_table_slots(xnat_table) && xb_table_view(xnat_table, slot, &v) &&
             v.w.state == XB_MOVING && !is_tended(slot, &v)) {
             see_to(slot, &v);
         }
     }
+    return false;
 }
 
 /* Does nobody tend this gate? Jobs in hand open theirs before the requests that wait there give

@@ -14,8 +14,8 @@
 /* The lease has just been taken: shut gates of the lost holder are opened, one way or the
  * other. */
 void xnat_tick_begin(void);
-/* Sees to the gates that requests have shut. */
-void xnat_tick_serve(void);
+/* Sees to the gates that requests have shut. False: there is no room for all yet. */
+bool xnat_tick_serve(void);
 void xnat_tick_run(int64_t now_us);
 
 #endif
