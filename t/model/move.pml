@@ -68,6 +68,8 @@
  *   R_503     a request whose time at the gate ends gets 503; it never passes
  *   R_HOLD    home dead, a node asked in vain: nobody passes to it unproved, the rescue is tried
  *             again (without: the gate opens there, and whoever comes takes the session over)
+ *   R_FOUND   home dead: a request goes on only by way of the mover (without: it can get to where
+ *             httpd's failover sends it)
  *   R_BACK    a lost home that is back does not get the session while another one has it, or may
  *             be taking it over
  *   R_BOTH    both keys or none after a time-out: the old home stays (if it lives)
@@ -180,6 +182,15 @@ proctype Req(byte i) {
             prob = 1; loose = 0; n = h; ep = epoch
         :: ent && state == STABLE && !suspect[home] && !held -> infl++; n = home; ep = epoch; fresh = 0
         :: ent && state == STABLE && (suspect[home] || held) && mend -> out = 1 /* 503 */
+#ifndef R_FOUND
+        :: ent && state == STABLE && suspect[home] ->
+            if
+            :: home != 0 && !suspect[0] -> n = 0
+            :: home != 1 && !suspect[1] -> n = 1
+            :: home != 2 && !suspect[2] -> n = 2
+            fi;
+            visited = visited | BIT(home); home = n; infl++; ep = epoch; fresh = 0; loose = 1
+#endif
 #ifdef GTO
         :: ent && state == MOVING ->
 #ifdef R_503
