@@ -39,11 +39,12 @@ enum {
     XB_RULE_STALE = 1073741824,  /* a node that leaves both keys does not get the session */
     XB_RULE_HOLD = 2147483648,   /* to a target that was asked in vain nobody passes unproved */
     XB_RULE_BACK = 34359738368,  /* a home that is back waits for who was asked meanwhile */
-    XB_RULE_FOUND = 68719476736, /* a gate that was shut for something else is no rescue */
     XB_RULE_LATE = 8589934592,   /* home and key gone: the key of the node asked last counts */
     XB_RULE_TWICE = 17179869184, /* who may be at it still is not asked again, nor others that
                                   * may hold a stale copy */
-    XB_RULE_ASK = 4294967296     /* a marked node that the keys contradict is asked */
+    XB_RULE_FOUND = 68719476736, /* a gate that was shut for something else is no rescue */
+    XB_RULE_AGAIN = 137438953472, /* nor is a home that dies once a request was let through */
+    XB_RULE_ASK = 4294967296      /* a marked node that the keys contradict is asked */
 };
 
 #ifndef XB_LEAVE_OUT

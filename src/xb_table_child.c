@@ -213,21 +213,6 @@ xb_word_t xb_entry_stir(xb_entry_t *e)
     return next;
 }
 
-/* The bar stands before the word moves: who still sees the old word cannot shut the gate. */
-static xb_enter_t pass_uncounted(xb_table_t *t, unsigned child, uint32_t slot, uint64_t tag,
-                                 int64_t now_us, xb_ref_t *ref)
-{
-    xb_entry_t *e = xb_table_entry(t, slot);
-    xb_raise(&e->bar_until_us, now_us + UNCOUNTED_BAR_US);
-    xb_word_t w = xb_entry_stir(e);
-    if (w.state == XB_FREE || atomic_load(&xb_table_tags(t)[slot]) != tag)
-        return XB_ENTER_UNKNOWN;
-    *ref = (xb_ref_t){slot, UINT32_MAX, (uint16_t)child, (uint16_t)w.home, (uint16_t)w.epoch};
-    if (w.state == XB_STABLE)
-        atomic_fetch_add_explicit(&e->requests, 1, memory_order_relaxed);
-    return w.state == XB_STABLE ? XB_ENTER_UNCOUNTED : XB_ENTER_GATE;
-}
-
 /* The session's last sign of life is older than its home's, or the home was given up in vain.
  */
 static bool is_reborn(const xb_entry_t *e, const xb_members_t *members, unsigned home)
@@ -236,6 +221,24 @@ static bool is_reborn(const xb_entry_t *e, const xb_members_t *members, unsigned
            (atomic_load_explicit(&members->member[home].reborn_us, memory_order_relaxed) >
                 atomic_load_explicit(&e->last_us, memory_order_relaxed) ||
             atomic_load_explicit(&e->target, memory_order_relaxed) == XB_TARGET_HELD);
+}
+
+/* The bar stands before the word moves: who still sees the old word cannot shut the gate. */
+static xb_enter_t pass_uncounted(xb_table_t *t, unsigned child, uint32_t slot, uint64_t tag,
+                                 int64_t now_us, const xb_members_t *members, xb_ref_t *ref)
+{
+    xb_entry_t *e = xb_table_entry(t, slot);
+    xb_raise(&e->bar_until_us, now_us + UNCOUNTED_BAR_US);
+    xb_word_t w = xb_entry_stir(e);
+    if (w.state == XB_FREE || atomic_load(&xb_table_tags(t)[slot]) != tag)
+        return XB_ENTER_UNKNOWN;
+    *ref = (xb_ref_t){slot, UINT32_MAX, (uint16_t)child, (uint16_t)w.home, (uint16_t)w.epoch};
+    if (w.state != XB_STABLE)
+        return XB_ENTER_GATE;
+    if (members && is_reborn(e, members, w.home))
+        return XB_ENTER_REBORN;
+    atomic_fetch_add_explicit(&e->requests, 1, memory_order_relaxed);
+    return XB_ENTER_UNCOUNTED;
 }
 
 /* Counts the request in the word; *seen is the word it read. */
@@ -291,7 +294,7 @@ xb_enter_t xb_table_enter_at(xb_table_t *t, unsigned child, uint64_t tag, int64_
         __builtin_prefetch(e, 1); /* what a request changes lies in one cache line or two */
         __builtin_prefetch(&e->gated_us, 1);
         if (!take_claim(t, child, slot, &claim))
-            return pass_uncounted(t, child, slot, tag, now_us, ref);
+            return pass_uncounted(t, child, slot, tag, now_us, members, ref);
         _Atomic uint64_t *own = &xb_table_row(t, child)->claim[claim];
         xb_enter_t in = count_in(e, members, &w);
         unsigned home = xb_word_home(w), epoch = xb_word_epoch(w);
@@ -299,8 +302,9 @@ xb_enter_t xb_table_enter_at(xb_table_t *t, unsigned child, uint64_t tag, int64_
             set_claim(own, 0);
             ref->slot = slot;
             ref->home = (uint16_t)home;
-            return in == XB_ENTER_UNCOUNTED ? pass_uncounted(t, child, slot, tag, now_us, ref)
-                                            : in;
+            return in == XB_ENTER_UNCOUNTED
+                       ? pass_uncounted(t, child, slot, tag, now_us, members, ref)
+                       : in;
         }
         if (atomic_load(&xb_table_tags(t)[slot]) != tag) { /* forgotten meanwhile */
             count_out(e, own, slot, epoch);

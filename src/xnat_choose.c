@@ -401,7 +401,7 @@ static void consider(uint32_t slot, int64_t now)
         return;
     }
     if (!xb_table_view(xnat_table, slot, &v) || v.w.state != XB_STABLE ||
-        v.flags & XB_SESSION_ENDED || now < v.bar_until_us) {
+        v.flags & XB_SESSION_ENDED || now < v.bar_until_us || v.target == XB_TARGET_HELD) {
         return;
     }
     for (unsigned i = 0; i < plan_count; i++) {

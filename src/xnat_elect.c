@@ -223,6 +223,32 @@ static int has_fewer(proxy_worker *current, proxy_worker *best, void *baton)
                         best->s->elected * (apr_size_t)current->s->lbfactor;
 }
 
+/* This balancer's member that is the home, or has its route; -1: none. */
+static int position_of_home(const xnat_fleet_t *fleet, unsigned home)
+{
+    int at = xnat_fleet_position(fleet, home);
+    for (unsigned i = 0; at < 0 && home < XB_MEMBERS_MAX && i < fleet->n; i++) {
+        if (!strcmp(fleet->worker[i]->s->route, xnat_shm->route[home].route)) {
+            at = (int)i;
+        }
+    }
+    return at;
+}
+
+/* The home could serve when this request was let through to it, and cannot any more; its
+ * session may even have been taken over since. The rescue, or the new home's gate, must not be
+ * waited for here, under the balancer's lock: httpd finds that the home cannot serve, and comes
+ * back (by stock code's ways, which mark a home in error that was only disabled in this
+ * moment). */
+static proxy_worker *lost_meanwhile(const xnat_request_t *xr, const xnat_fleet_t *fleet)
+{
+    int at = position_of_home(fleet, xr->home);
+    bool lost = at >= 0 && XB_RULE(AGAIN) &&
+                ((xr->entered && !xb_table_current(xnat_table, &xr->ref)) ||
+                 xnat_gate_must_leave(xr, xr->home, fleet->worker[at]));
+    return lost ? fleet->worker[at] : NULL;
+}
+
 proxy_worker *xnat_request_finder(proxy_balancer *balancer, request_rec *r)
 {
     xnat_request_t *xr = xnat_request_of(r);
@@ -247,14 +273,9 @@ proxy_worker *xnat_request_finder(proxy_balancer *balancer, request_rec *r)
             return w;
         }
     }
-    if (xr->known && XB_RULE(FOUND) && xnat_gate_must_rescue(xr, xnat_elect_home(xr))) {
-        /* It could serve when this request was let through, and cannot any more. The rescue
-         * must not be waited for here, under the balancer's lock: httpd comes back when it has
-         * been refused there. */
-        return xnat_fleet_worker(xnat_elect_home(xr));
-    }
     if (xr->known) {
-        return fail_over(xr, &fleet);
+        proxy_worker *w = lost_meanwhile(xr, &fleet);
+        return w ? w : fail_over(xr, &fleet);
     }
     xr->credit = xb_policy_mean_worth(fleet.load, fleet.n);
     return elect_unknown(xr, &fleet);

@@ -85,10 +85,11 @@ static bool is_held(uint32_t slot, unsigned home)
            v.target == XB_TARGET_HELD;
 }
 
-/* This process may not have sent the node a request yet. */
+/* This balancer's member; the home may be another's with the same nodes, and this process may
+ * not have sent the node a request yet. Not under the balancer's lock. */
 static proxy_worker *worker_of(const xnat_request_t *xr, unsigned home)
 {
-    proxy_worker *w = xnat_fleet_worker(home);
+    proxy_worker *w = xnat_fleet_balancer(home) == xr->xb ? xnat_fleet_worker(home) : NULL;
     if (!w && home < XB_MEMBERS_MAX) {
         const char *route = xnat_shm->route[home].route;
         w = xnat_fleet_worker(xnat_fleet_member_of(xr->xb, (xb_span_t){route, strlen(route)}));
@@ -101,11 +102,11 @@ static proxy_worker *worker_of(const xnat_request_t *xr, unsigned home)
 static void ask_home(xnat_request_t *xr)
 {
     proxy_worker *w = worker_of(xr, xr->ref.home);
-    xr->revived = true; /* once: nobody may be able to ask that home */
     if (w) {
         xnat_elect_is_usable(w, xr->r->server);
     }
-    shut(xr->ref.slot, xr->ref.home, xr->ref.home, false);
+    /* Once: nobody may be able to ask that home. */
+    xr->revived = shut(xr->ref.slot, xr->ref.home, xr->ref.home, false);
 }
 
 /* Enters. A session whose home has restarted gets its gate shut, for one HEAD to bring it back
@@ -127,11 +128,17 @@ static xb_enter_t try_enter(xnat_request_t *xr, int64_t now)
     return rc;
 }
 
+/* How long it may yet wait, at all gates together. */
+static int64_t patience(const xnat_request_t *xr)
+{
+    return xr->xb->conf.gate_timeout - xr->waited_us;
+}
+
 /* Waits until the session's move has ended, by looking: the mover may live in another process,
  * and a move takes milliseconds. */
 static xb_enter_t wait_at(xnat_request_t *xr)
 {
-    int64_t now = xnat_now_us(), deadline = now + xr->xb->conf.gate_timeout;
+    int64_t begun = xnat_now_us(), now = begun, deadline = begun + patience(xr);
     apr_interval_time_t nap = 500;
     xb_enter_t rc = XB_ENTER_GATE;
     xnat_count(&xnat_shm->gate_waits);
@@ -141,6 +148,7 @@ static xb_enter_t wait_at(xnat_request_t *xr)
         now = xnat_now_us();
         rc = try_enter(xr, now);
     }
+    xr->waited_us += now - begun;
     return rc;
 }
 
@@ -184,16 +192,29 @@ int xnat_gate_enter(xnat_request_t *xr)
 /* The mover has looked already, and found nobody to go on with. */
 static bool is_in_vain(const xnat_request_t *xr, unsigned home)
 {
-    return (xr->rescued == home || xr->revived || xr->waited) && xr->entered &&
+    return (xr->rescued == home || xr->revived || xr->waited) && xr->known &&
            is_held(xr->ref.slot, home);
+}
+
+bool xnat_gate_must_leave(const xnat_request_t *xr, unsigned home, const proxy_worker *w)
+{
+    return xr->known && !PROXY_WORKER_IS_USABLE(w) && !*w->s->redirect &&
+           !xr->xb->balancer->s->sticky_force && is_tended(xr->xb) && !is_in_vain(xr, home) &&
+           (XB_RULE(FOUND) || xr->rescued != home);
 }
 
 bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
 {
     const proxy_worker *w = worker_of(xr, home);
-    return w && !PROXY_WORKER_IS_USABLE(w) && xr->entered && xr->rescued != home &&
-           !*w->s->redirect && !xr->xb->balancer->s->sticky_force && is_tended(xr->xb) &&
-           !is_in_vain(xr, home);
+    return w && xnat_gate_must_leave(xr, home, w);
+}
+
+static void step_back(xnat_request_t *xr)
+{
+    if (xr->entered) {
+        xb_table_withdraw(xnat_table, &xr->ref, xnat_now_us());
+        xr->entered = false;
+    }
 }
 
 /* Taken out of service by hand, a node lives: the mover gives requests that are under way there
@@ -203,28 +224,28 @@ static bool is_lost(const proxy_worker *w)
     return PROXY_WORKER_IS_ERROR(w) || PROXY_WORKER_IS(w, PROXY_WORKER_HC_FAIL);
 }
 
-/* A gate that is found shut for something else opens with the session where it was: then its
- * requests are no further than before. */
+/* Until the session has another home, its own can serve again, or the mover has found nobody to
+ * go on with: a gate that was shut for something else opens with the session where it was. */
 int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
 {
-    int64_t end = xnat_now_us() + xr->xb->conf.gate_timeout;
-    for (;;) {
+    int64_t end = xnat_now_us() + patience(xr);
+    do {
         uint32_t slot = xr->ref.slot;
         bool fence = XB_RULE(FENCE) && is_lost(worker_of(xr, home));
-        xb_table_withdraw(xnat_table, &xr->ref, xnat_now_us());
-        xr->entered = false;
+        step_back(xr);
         if (shut(slot, home, XNAT_TARGET_ANY, fence) || !XB_RULE(FOUND)) {
             xr->rescued = home;
         }
         int rv = xnat_gate_enter(xr);
-        if (rv != OK || !xr->known || xr->ref.home != home ||
-            !xnat_gate_must_rescue(xr, home)) {
+        if (rv != OK) {
             return rv;
         }
-        if (xnat_now_us() > end) {
-            return refuse(xr, "gate-timeout", &xnat_shm->gate_timeouts);
+        if (!xr->known || xr->ref.home != home || !xnat_gate_must_rescue(xr, home)) {
+            return OK;
         }
-    }
+    } while (xnat_now_us() < end);
+    step_back(xr);
+    return refuse(xr, "gate-timeout", &xnat_shm->gate_timeouts);
 }
 
 int xnat_gate_hold(xnat_request_t *xr, unsigned home)
@@ -232,8 +253,7 @@ int xnat_gate_hold(xnat_request_t *xr, unsigned home)
     if (!is_in_vain(xr, home)) {
         return OK;
     }
-    xb_table_withdraw(xnat_table, &xr->ref, xnat_now_us());
-    xr->entered = false;
+    step_back(xr);
     return refuse(xr, "not-taken-over", &xnat_shm->gate_timeouts);
 }
 

@@ -167,8 +167,8 @@ static bool is_wanted(const xb_view_t *v, unsigned member, int64_t now)
     for (unsigned i = 0; i < v->visited_count; i++) {
         visited = visited || v->visited[i].member == member;
     }
-    return visited && v->w.state == XB_STABLE && v->path < XNAT_PATHS_MAX &&
-           v->w.home != member && member < XB_MEMBERS_MAX &&
+    return visited && v->w.state == XB_STABLE && v->target != XB_TARGET_HELD &&
+           v->path < XNAT_PATHS_MAX && v->w.home != member && member < XB_MEMBERS_MAX &&
            !(v->flags & (XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN)) && now >= v->bar_until_us &&
            home && PROXY_WORKER_IS_USABLE(home) && !*home->s->redirect;
 }

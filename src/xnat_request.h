@@ -22,6 +22,7 @@ typedef struct {
     bool known;        /* the table had its session when it came */
     bool revived;      /* has asked once for its session's revival */
     bool waited;       /* at a gate */
+    int64_t waited_us; /* in all */
     bool foreign;      /* its session lives behind another balancer */
     bool wrapped;      /* our own run of the pre_request hooks is under way */
     bool learned;      /* the answer's head has been seen */

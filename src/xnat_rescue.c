@@ -279,9 +279,13 @@ static bool choose(xnat_steps_t *m, xnat_fleet_t *f)
 static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
 {
     int home = xnat_fleet_position(f, m->from);
-    xb_view_t v;
-    bool partial = xb_table_view(xnat_table, m->job->slot, &v) &&
-                   v.flags & (XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN);
+    xb_view_t v = {.flags = 0};
+    xb_table_view(xnat_table, m->job->slot, &v);
+    if (v.flags & XB_SESSION_ENDED) { /* an old copy may have written its key anew */
+        *owner = NOWHERE;
+        return false;
+    }
+    bool partial = v.flags & (XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN);
     for (;;) {
         *owner = partial           ? position_of_owner(m, f, home)
                  : XB_RULE(ANYKEY) ? position_of_key(m, f, home)
@@ -297,7 +301,7 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
     if (*owner < 0) {
         return false;
     }
-    if (*owner != home) {
+    if (!xb_id_names_route(&m->old, f->worker[*owner]->s->route)) {
         char text[XB_ID_MAX + 2];
         if (!name_at(m, f, (unsigned)*owner, text, sizeof text)) {
             *owner = NOWHERE;
@@ -305,9 +309,8 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
         }
         memcpy(m->old_text, text, sizeof m->old_text);
         xnat_steps_parse(m, m->old_text, &m->old);
-        return !PROXY_WORKER_IS_USABLE(f->worker[*owner]);
     }
-    return true;
+    return *owner == home || !PROXY_WORKER_IS_USABLE(f->worker[*owner]);
 }
 
 /* A node may have been asked already, by a mover that was lost while it had this gate, or by a
@@ -335,12 +338,13 @@ static void let_finish(const xnat_steps_t *m)
 }
 
 /* Nobody has it. Its requests go on together, but its entry is no longer worth that of a
- * session that lives. What only a client has named is none that was lost. */
+ * session that lives. What only a client has named, or has ended, is none that was lost. */
 static void lose(const xnat_steps_t *m)
 {
     xb_view_t v;
     char digest[XB_DIGEST_SIZE];
-    if (!xb_table_view(xnat_table, m->job->slot, &v) || v.flags & XB_SESSION_UNPROVEN) {
+    if (!xb_table_view(xnat_table, m->job->slot, &v) ||
+        v.flags & (XB_SESSION_UNPROVEN | XB_SESSION_ENDED)) {
         return;
     }
     xb_table_disprove(xnat_table, m->job->slot);
@@ -506,7 +510,8 @@ static bool goes_on(xnat_steps_t *m)
     }
     if (!xb_id_names_route(&m->old, xnat_shm->route[m->from].route) &&
         xnat_steps_cookie_proves(m, &answer)) {
-        return xnat_steps_keys_prove(m) == XNAT_KEYS_NEW;
+        xnat_steps_keys_prove(m); /* whatever they say, a living home keeps its session */
+        return true;
     }
     m->fresh = m->old;
     return true;

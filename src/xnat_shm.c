@@ -327,7 +327,7 @@ void xnat_shm_sleep(int64_t us)
     }
 }
 
-bool xnat_shm_wanted(uint64_t *seen, uint32_t *slot)
+bool xnat_shm_wanted(uint64_t *seen, bool skip, uint32_t *slot)
 {
     uint64_t next = __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
     if (next - *seen > XNAT_WANTED) {
@@ -336,8 +336,11 @@ bool xnat_shm_wanted(uint64_t *seen, uint32_t *slot)
     while (*seen < next) {
         uint32_t taken = __atomic_exchange_n((uint32_t *)&xnat_shm->wanted[*seen % XNAT_WANTED],
                                              0, __ATOMIC_ACQ_REL);
+        if (!taken && !skip) {
+            break;
+        }
         ++*seen;
-        if (taken) { /* else its writer is between its two steps: the walk will find it */
+        if (taken) {
             *slot = taken - 1;
             return true;
         }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The one shared-memory segment: anonymous, made at the first start, kept over graceful
  * restarts, gone with the last process. It holds the session table, the members' records and
- * everything that children must agree on. Fixed-width types, offsets instead of pointers. */
+ * everything that children must agree on. Fixed-width types and the C library's mutex and
+ * semaphore, offsets instead of pointers. */
 #ifndef XNAT_SHM_H
 #define XNAT_SHM_H
 
@@ -168,8 +169,9 @@ const char *xnat_digest(uint64_t tag, char out[XB_DIGEST_SIZE]);
 unsigned xnat_shm_path_above(const char *path);
 /* Asks the mover to see to a session whose gate was just shut. */
 void xnat_shm_want(uint32_t slot);
-/* Mover only: the next one that was asked for; *seen = how far it has read. False: none. */
-bool xnat_shm_wanted(uint64_t *seen, uint32_t *slot);
+/* Mover only: the next one that was asked for; *seen = how far it has read. False: none, or its
+ * writer is between its two steps and will wake the mover; skip: it must be dead. */
+bool xnat_shm_wanted(uint64_t *seen, bool skip, uint32_t *slot);
 /* Mover only: sleeps until a session is asked for, or xnat_shm_wake, or the time is over (us).
  */
 void xnat_shm_sleep(int64_t us);

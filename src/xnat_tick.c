@@ -21,9 +21,16 @@
 #define SHARE_MOST 16384
 /* A gate that a request has shut is seen to within milliseconds, or has been overlooked. */
 #define OVERLOOKED_US 300000
+/* Who has taken a place in the ring of wanted sessions fills it at once, or has been killed. */
+#define WRITER_US 200000
 
 static uint64_t wanted_seen; /* how far the ring of wanted sessions has been read */
 static int64_t folded_us, children_us;
+
+static uint64_t wanted_now(void)
+{
+    return __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
+}
 
 /* ---- decayed figures */
 
@@ -135,9 +142,23 @@ static void see_to(uint32_t slot, const xb_view_t *v)
                       .from_worker = home,
                       .to_worker = xnat_fleet_worker(asked ? v->w.home : v->target),
                       .reason = asked ? XB_MOVE_FAILED : XB_MOVE_DRAIN};
-    if (!job.to_worker || !xnat_mover_submit(&job)) {
+    if (!job.to_worker) {
         reopen(slot, false);
     }
+    xnat_mover_submit(
+        &job); /* there is room; a child that stops leaves it to the next holder */
+}
+
+static bool is_held_up(void)
+{
+    static uint64_t at;
+    static int64_t since_us;
+    int64_t now = xnat_now_us();
+    if (at != wanted_seen || wanted_seen == wanted_now()) {
+        at = wanted_seen;
+        since_us = now;
+    }
+    return now - since_us > WRITER_US;
 }
 
 bool xnat_tick_serve(void)
@@ -145,7 +166,7 @@ bool xnat_tick_serve(void)
     uint32_t slot;
     xb_view_t v;
     while (xnat_mover_has_room(true)) {
-        if (!xnat_shm_wanted(&wanted_seen, &slot)) {
+        if (!xnat_shm_wanted(&wanted_seen, is_held_up(), &slot)) {
             return true;
         }
         if (slot < xb_table_slots(xnat_table) && xb_table_view(xnat_table, slot, &v) &&
@@ -164,9 +185,8 @@ static bool is_abandoned(uint32_t slot, const xb_view_t *v, int64_t now)
     bool asked = is_asked(v), seen_to = is_tended(slot, v);
     int64_t age_us = now - (seen_to ? tended[slot].since_us : v->gated_us),
             most = xb ? xb->conf.gate_timeout + SECOND_US : SECOND_US;
-    bool all_read =
-        wanted_seen == __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
-    return age_us > most || (asked && all_read && !seen_to && age_us > OVERLOOKED_US);
+    return age_us > most ||
+           (asked && wanted_seen == wanted_now() && !seen_to && age_us > OVERLOOKED_US);
 }
 
 /* Served as there is room. */
@@ -229,7 +249,7 @@ void xnat_tick_begin(void)
     if (!tended) {
         tended = calloc(xb_table_slots(xnat_table), sizeof *tended);
     }
-    wanted_seen = __atomic_load_n((uint64_t *)&xnat_shm->wanted_next, __ATOMIC_ACQUIRE);
+    wanted_seen = wanted_now();
     xnat_config_each(meet_members, NULL);
     adopt_gates();
 }

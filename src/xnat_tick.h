@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the holder of the mover's lease does every few milliseconds. Mover thread only. */
+/* What the holder of the mover's lease does when requests wake it, and twenty times a second.
+ * Mover thread only. */
 #ifndef XNAT_TICK_H
 #define XNAT_TICK_H
 

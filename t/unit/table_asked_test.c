@@ -72,6 +72,13 @@ static void test_held(void)
     request();
     is_int(xb_table_enter_at(table, 0, 7, now, &members, &ref), XB_ENTER_REBORN,
            "though one that has waited did");
+    xb_ref_t in[8];
+    for (int i = 0; i < 8; i++)
+        is_int(xb_table_enter(table, 0, 7, now, &in[i]), XB_ENTER_IN, "a claim");
+    is_int(xb_table_enter_at(table, 0, 7, now, &members, &ref), XB_ENTER_REBORN,
+           "nor does one for which there is no claim");
+    for (int i = 0; i < 8; i++)
+        xb_table_leave(table, &in[i], now, 0, 0, 0);
     ok(xb_table_abort(table, slot, shut(1), 0), "the home was asked");
     is_int(xb_table_enter_at(table, 0, 7, now, &members, &ref), XB_ENTER_IN,
            "it is held no more");
