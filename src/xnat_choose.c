@@ -394,6 +394,18 @@ static bool is_wanted(uint32_t slot, int64_t now)
     return want == WANT_ALL || (want == WANT_ACTIVE && now - g.last_us <= ACTIVE_US);
 }
 
+/* A session that is held moves only as a request of its own would have it moved: its home is
+ * asked first, and a node that has taken it over gets it. Idle, it must not hold up a drain. */
+static void ask_again(uint32_t slot, const xb_view_t *v, int64_t now)
+{
+    unsigned token;
+    if (wanted[v->w.home] == WANT_ALL && v->w.inflight == 0 && now - v->last_us > SETTLED_US &&
+        now - v->gated_us > XNAT_AT_IT_US &&
+        xb_table_gate(xnat_table, slot, v->word, v->w.home, false, now, &token)) {
+        xnat_shm_want(slot);
+    }
+}
+
 static void consider(uint32_t slot, int64_t now)
 {
     xb_view_t v;
@@ -401,7 +413,11 @@ static void consider(uint32_t slot, int64_t now)
         return;
     }
     if (!xb_table_view(xnat_table, slot, &v) || v.w.state != XB_STABLE ||
-        v.flags & XB_SESSION_ENDED || now < v.bar_until_us || v.target == XB_TARGET_HELD) {
+        v.flags & XB_SESSION_ENDED || now < v.bar_until_us) {
+        return;
+    }
+    if (v.target == XB_TARGET_HELD) {
+        ask_again(slot, &v, now);
         return;
     }
     for (unsigned i = 0; i < plan_count; i++) {
