@@ -219,21 +219,27 @@ $story{HOLD} = sub {
     is join(' ', grep { !$is{$_} } @{$y->{written}{$one}}), '', 'no write is lost';
 };
 
-# ... nor to one that may hold an old copy, if no other is left.
-$story{HOLD_OLD} = sub {
-    my $few = XB::MoveRig->new($t, httpd => { name => 'old', threads => 32 }, member => 'retry=1',
+# A session that has moved from n1, where its old copy is, to n2. n3 is disabled.
+my $moved_on = sub ($name) {
+    my $few = XB::MoveRig->new($t, httpd => { name => $name, threads => 32 }, member => 'retry=1',
         conf => "XnatBalanceMove Drain\nXnatBalanceGateTimeout 2s");
     my $y = XB::Rescue->new($few);
     my ($one) = $y->at('n1', 1);
-    my $asks = sub ($path) { return $line->($few->ask($one, $path)) };
-    my $switch = sub ($node, $off) {
-        $few->httpd->manager('app', $few->node($node)->url, disabled => $off);
-    };
     $few->only('n1', 'n2');
     $few->drain('n1');
     wait_for { $few->moved == 1 } 10, 'a move';
     $few->undrain('n1');
-    is $asks->('/write?k=second'), '200 n2 first second', 'n1 has an old copy';
+    is $line->($few->ask($one, '/write?k=second')), '200 n2 first second', 'n1 has an old copy';
+    return ($few, $one);
+};
+
+# ... nor to one that may hold an old copy, if no other is left.
+$story{HOLD_OLD} = sub {
+    my ($few, $one) = $moved_on->('old');
+    my $asks = sub ($path) { return $line->($few->ask($one, $path)) };
+    my $switch = sub ($node, $off) {
+        $few->httpd->manager('app', $few->node($node)->url, disabled => $off);
+    };
     my $before = $few->node('n1')->count('/read');
     $few->node('n2')->stop;
     my $r = $few->ask($one, '/read');
@@ -248,6 +254,21 @@ $story{HOLD_OLD} = sub {
     $switch->('n3', 0);
     is $asks->('/read'), '200 n3 first second third', 'n3 is back: it takes the session over';
     is $few->node('n1')->count('/read'), $before, 'n1 was sent none of its requests';
+};
+
+# ... not even if no memcached knows anything of the session any more, as after their restart.
+$story{HOLD_NOWHERE} = sub {
+    my ($few, $one) = $moved_on->('nowhere');
+    my $before = $few->node('n1')->count('/read');
+    wait_for { ($few->store('m1')->get($few->client->session($one)) // '') =~ /second/ } 10, 'its store';
+    $few->node('n2')->stop;
+    $few->store($_)->flush for qw(m1 m2);
+    my @answers = map { $few->ask($one, '/read')->{status} } 1 .. 3;
+    is "@answers", '503 503 503', 'n2 is lost, so are all keys, only n1 is left: nobody answers';
+    is $few->node('n1')->count('/read'), $before, 'n1 was sent none of its requests';
+    is scalar(() = $few->httpd->error_log =~ / XB0304: /g), 1, 'that the session is lost is said once';
+    is $few->status->{sessions}{lost}, 1, '... and counted once';
+    $t->expect_log(qr/XB0304/);
 };
 
 # ... nor to a home that is back without it, while another one may be taking it over.

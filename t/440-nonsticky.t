@@ -2,6 +2,7 @@
 # MSM's non-sticky mode: a move changes the table and nothing else, ids stay as they are, and a
 # node that fails or restarts, or a table that forgets, needs no care.
 use v5.36;
+use IO::Select ();
 use Test::More;
 use XB::Test;
 use XB::MoveRig;
@@ -74,6 +75,30 @@ subtest 'there and back' => sub {
         'nothing was written to memcached';
 };
 
+subtest 'at a quiet moment' => sub {
+    bring('u', 'n1');
+    my ($before, $locked) = ($rig->moved, $rig->refused('locked'));
+    my $writes = $rig->node('n1')->count('/write');
+    my $socket = $rig->send('u', '/write?k=long&ms=800');
+    wait_for { $rig->node('n1')->count('/write') > $writes } 5, 'a request in flight';
+    $rig->drain('n1');
+    my ($early, $looks) = (0, 0);
+    wait_for {
+        my $moved = $rig->moved > $before;      # looked up before it is seen that it runs still
+        return 1 if IO::Select->new($socket)->can_read(0);
+        $looks++;
+        $early ||= $moved;
+        0;
+    } 5, 'its end';
+    cmp_ok $looks, '>', 2, 'a request of its own runs while its node drains';
+    ok !$early, '... and the session does not move';
+    is $rig->refused('locked'), $locked, '... nor is it tried';
+    is $rig->receive($socket)->{node}, 'n1', 'the request ends where it is';
+    ok moves_within(5, $before), 'then the session moves';
+    is $rig->ask('u', '/read')->{json}{writes}[-1], 'long', '... with what it has written';
+    $rig->undrain('n1');
+};
+
 subtest 'overload, with two members' => sub {
     my @load = $rig->overload('n1', 4, 1500);
     my $before = $rig->moved;
@@ -136,7 +161,7 @@ subtest 'a table that forgets' => sub {
     $rig->httpd->start;
     is fate($rig, 'u', '/write?k=e'), '200 n1 stayed unknown-session',
         'after a full restart a session goes where its cookie says';
-    is_deeply $rig->ask('u', '/read')->{json}{writes}, [qw(a b c d e)], '... and is whole';
+    is_deeply $rig->ask('u', '/read')->{json}{writes}, [qw(a b c d long e)], '... and is whole';
     $rig->drain('n1');
     ok moves_within(5, 0), '... moves away as any other';
     is fate($rig, 'u'), '200 n2 moved session-moved n1 n2', '... to the other';

@@ -27,13 +27,20 @@ $t->allow_log(qr/AH10392/);             # children are killed successively
 my $said = sub ($like) { return scalar grep { /$like/ } $m1->commands };
 my $table = sub { return $rig->status->{server}{version} };
 my $marked = sub ($base, $node) { return qr/^set xnat-balance:moved:$base .*$node$/ };
+my $looked_after = sub ($base, $head) {
+    return scalar grep { $_->{line} =~ /^get $base\.n1$/ && $_->{time} > $head->{time} } $m1->records;
+};
 my $asked = sub ($node, $id, $flush) {
     return scalar grep { $_->{id} eq $id && !$_->{flush} == !$flush } $node->heads;
 };
 
 # Where a move can be when its mover dies: how it is held there, how that is seen, whose the
-# session is then.
+# session is then. stays: nothing but its home takes sessions, so that it is only verified.
 my %step = (
+    'readiness of the target' => {
+        hold => sub ($id, $base) { $n2->misbehave('starting') },
+        there => sub ($id, $base) { grep { $_->{method} eq 'HEAD' } $n2->requests },
+        home => 'n1' },
     marker => {
         hold => sub ($id, $base) { $m1->trick(qr/^get xnat-balance:pin:$base/, 'hang') },
         there => sub ($id, $base) { $said->(qr/^get xnat-balance:pin:$base/) },
@@ -41,6 +48,13 @@ my %step = (
     flush => {
         hold => sub ($id, $base) { $n1->misbehave('hang', for => $id) },
         there => sub ($id, $base) { $asked->($n1, $id, 1) },
+        home => 'n1' },
+    'store, after the flush' => {
+        hold => sub ($id, $base) { $n1->misbehave('stores-late', for => $id, ms => 2000) },
+        there => sub ($id, $base) {
+            my ($head) = grep { $_->{id} eq $id } $n1->heads;
+            return $head && $looked_after->($base, $head) >= 3;
+        },
         home => 'n1' },
     'moved marker' => {
         hold => sub ($id, $base) { $m1->trick($marked->($base, 'n1'), 'hang') },
@@ -62,25 +76,34 @@ my %step = (
         hold => sub ($id, $base) { $m1->trick($marked->($base, 'n2'), 'hang') },
         there => sub ($id, $base) { $said->($marked->($base, 'n2')) },
         home => 'n2' },
+    'wait for a long request' => {
+        hold => sub ($id, $base) { $rig->send('wait for a long request', '/trickle?n=50&ms=100') },
+        there => sub ($id, $base) { $rig->status->{sessions_by_state}{moving} },
+        home => 'n1' },
+    verification => {
+        hold => sub ($id, $base) { $n1->misbehave('hang', for => $id) },
+        there => sub ($id, $base) { $asked->($n1, $id, 1) },
+        home => 'n1', stays => 1 },
 );
 
 # A relay has one trick at a time, so a mover dies with at most three moves under way.
-my @kills = (['marker', 'flush', 'probe'], ['moved marker', 'probe, after the takeover'],
-             ['proof'], ['commit']);
+my @kills = (['readiness of the target'], ['marker', 'flush', 'probe'],
+             ['moved marker', 'probe, after the takeover', 'store, after the flush'],
+             ['proof'], ['commit'], ['wait for a long request'], ['verification']);
 for my $kill (@kills) {
-    my %id;
+    my (%id, @held);
     $rig->undrain('n1');
     $rig->only('n1');
     for my $name (@$kill) {
         $id{$name} = $rig->login($name, 'n1');
         $rig->ask($name, "/write?k=before");
-        $step{$name}{hold}->($id{$name}, XB::FakeMsm->base($id{$name}));
+        push @held, $step{$name}{hold}->($id{$name}, XB::FakeMsm->base($id{$name}));
     }
-    $rig->open;
+    $rig->open if !grep { $step{$_}{stays} } @$kill;
     $rig->drain('n1');
     for my $name (@$kill) {
         my ($id, $base) = ($id{$name}, XB::FakeMsm->base($id{$name}));
-        wait_for { $step{$name}{there}->($id, $base) } 5, "a move to be at its $name";
+        wait_for { $step{$name}{there}->($id, $base) } 10, "a move to be at its $name";
     }
     my @waiting = map { $rig->send($kill->[0], '/read') } 1 .. 6;   # some die with the mover
     my $mover = $rig->mover_pid;
@@ -110,7 +133,7 @@ for my $kill (@kills) {
     is $table->(), 'valid', "the table after a death at: @$kill";
     $_->hang_up for $n1, $n2;
 }
-is $rig->refused('overtaken'), 4, 'moves without takeover are said to be overtaken';
+is $rig->refused('overtaken'), 7, 'moves without takeover are said to be overtaken';
 is $rig->moved, 3, 'the others have moved';
 
 # Its node may still work on a request whose child died: such a session is not to move.

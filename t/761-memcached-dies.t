@@ -26,15 +26,21 @@ sub fresh_httpd (%opt)
 }
 
 # Each Tomcat notices after some seconds that a memcached is there again.
-sub start_memcached ($node)
+sub used_again ($node)
 {
-    $msm->node($node)->start;
     for my $tc ($site->tomcats) {
         wait_for {
             my @ids = map { $msm->post_login($tc, 'w')->{id} // '' } 1 .. 4;
             grep { XB::Msm->node_of($_) eq $node } @ids;
         } 30, $tc->route . " to use $node again";
     }
+    return;
+}
+
+sub start_memcached ($node)
+{
+    $msm->node($node)->start;
+    used_again($node);
     $_->forget_httpds for $msm->memcacheds;
     return;
 }
@@ -94,6 +100,30 @@ sub dies ($name, %opt)
     return {lost => \@lost, login => \@login, other => \@other, on => \@on, away => $away,
             refused => scalar @refused, others => [grep { $was{$_} !~ /-n1\./ } keys %user]};
 }
+
+# What it has of sessions that MSM has renamed meanwhile is there again, under their old ids.
+subtest 'one that hangs and goes on, while sessions move' => sub {
+    fresh_httpd();
+    my $users = XB::Users->new($site, names => names('h', $USERS));
+    my %was;
+    @was{$users->names} = $users->login($users->names);
+    my @on = grep { store_of($users, $_) eq 'n1' } $users->names;
+    $users->click(most => 8, pauses => [0.2, 0.4], until => sub ($now) { $now > 7.5 },
+                  at => [1.5 => sub ($now) { $site->drain(1); $msm->node('n1')->pause },
+                         4.5 => sub ($now) { $msm->node('n1')->cont }]);
+    $site->undrain(1);
+    cmp_ok(scalar(grep { store_of($users, $_) ne 'n1' } @on), '>', 0, 'sessions on it were renamed');
+    cmp_ok(scalar $site->moves, '>', 0, 'some sessions have moved');
+    is_deeply([grep { /answered as (?!nobody)/ } @{$users->{wrong}}], [], 'nobody is taken for another');
+    is_deeply([$users->lost_writes], [], 'no write that was answered 200 is lost');
+    is_deeply([grep { /at the end/ } @{$users->{wrong}}], [], 'and no login');
+    my @old = map { {path => '/app/whoami', cookie => "JSESSIONID=$was{$_}", name => $_} } $users->names;
+    my @other = grep {
+        (XB::Client->header($_, 'X-XB-User') // 'nobody') !~ /^(?:nobody|\Q$_->{request}{name}\E)$/
+    } $site->client->many(\@old);
+    is(scalar @other, 0, 'an id of before is its user or nobody');
+    used_again('n1');
+};
 
 subtest 'nobody loses a write or a login' => sub {
     my $ours = dies('xnat');

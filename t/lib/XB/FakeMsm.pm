@@ -24,6 +24,7 @@
 #   hang drop                      no answer (ms: none within so long, then as usual)
 #   slow                           ms later, as usual
 #   error deaf                     500 or 404 as if no session had been named
+#   login                          401, or code=N, from the container, before MSM sees the request
 #   late                           no answer; takes over after ms, when nobody waits any more
 #   mute                           takes over, never answers
 #   gap                            no answer; has loaded the session, and does the rest when it is
@@ -343,8 +344,9 @@ sub _head ($self, $req, $conn, $id)
         $conn->until_closed if $how eq 'hang';
         return $conn->{close} = 1;
     }
-    if ($how eq 'error' || $how eq 'deaf') {
-        $conn->respond($how eq 'error' ? 500 : 404, [], '');
+    my %unseen = (error => 500, deaf => 404, login => $trick->{code} // 401);
+    if ($unseen{$how}) {
+        $conn->respond($unseen{$how}, [], '');
     }
     else {
         $self->_take_over($req, $conn, $id, $trick);
