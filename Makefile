@@ -113,7 +113,7 @@ $(B)/control/$(1)/%_test: t/unit/%_test.c $(call control_core,$(1))
 	$$(CC) $$(CFLAGS) $$(CORE) -It/unit -MF $$@.d -o $$@ $$(filter %.c %.o,$$^) $$(LIBS)
 endef
 $(foreach n,$(sort $(CONTROLS) $(RULES)),$(eval $(call control,$(n))))
-controls: $(control_so) $(B)/layout/mod_xnat_balance.so $(B)/checked/mod_xnat_balance.so
+controls: $(control_so) $(patsubst %,$(B)/%/mod_xnat_balance.so,layout checked idle)
 
 # A module whose shared memory is of another layout: t/603-layout.t.
 $(B)/layout/xnat_shm.o: src/xnat_shm.c | have-apxs
@@ -121,6 +121,14 @@ $(B)/layout/xnat_shm.o: src/xnat_shm.c | have-apxs
 	$(CC) $(CFLAGS) -DXNAT_LAYOUT=999u $(GLUE) -c -o $@ $<
 $(B)/layout/mod_xnat_balance.so: $(B)/layout/xnat_shm.o \
     $(filter-out %/xnat_shm.o,$(call glue_obj,plain)) $(call core_obj,plain)
+	$(CC) -shared $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+# A module for which a session is long idle after a second: t/441-idle-drain.t.
+$(B)/idle/xnat_choose.o: src/xnat_choose.c | have-apxs
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DACTIVE_US=1000000 $(GLUE) -c -o $@ $<
+$(B)/idle/mod_xnat_balance.so: $(B)/idle/xnat_choose.o \
+    $(filter-out %/xnat_choose.o,$(call glue_obj,plain)) $(call core_obj,plain)
 	$(CC) -shared $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # A module whose status page says whether the session table is valid: t/600-kill.t.
