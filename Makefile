@@ -64,6 +64,7 @@ help:
 	@echo 'make bench      beside other balancers, on the wire (docs/benchmarks.md; RUNS=3)'
 	@echo 'make bench-cost what the module costs beside bytraffic (docs/benchmarks.md); or one of'
 	@echo '                bench-table, bench-mover, bench-instructions, bench-throughput'
+	@echo 'make bench-rescue   1,000 sessions of a killed node, all their users at once'
 	@echo 'make asan       the module with ASan+UBSan, for XB_ASAN=1 prove ...'
 	@echo 'make clean      remove $(B)/'
 
@@ -239,6 +240,9 @@ bench-deps:
 bench-instructions bench-throughput bench-mover: bench-%: all | bench-deps
 	perl -It/lib t/bench/$*.pl
 
+bench-rescue: all tomcat
+	perl -It/lib t/bench/rescue.pl
+
 bench-table: $(B)/table_bench
 	$<
 
@@ -287,4 +291,5 @@ clean:
 .DELETE_ON_ERROR:
 .PHONY: all help asan controls install uninstall check tests tomcat unit fuzz-replay fuzz model \
     sim mutants bench bench-cost bench-deps bench-table bench-mover bench-instructions \
-    bench-throughput clean demo demo-up demo-down have-cc have-apxs have-clang have-spin
+    bench-throughput bench-rescue clean demo demo-up demo-down have-cc have-apxs have-clang \
+    have-spin
