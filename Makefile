@@ -64,6 +64,7 @@ help:
 	@echo 'make bench      beside other balancers, on the wire (docs/benchmarks.md; RUNS=3)'
 	@echo 'make bench-cost what the module costs beside bytraffic (docs/benchmarks.md); or one of'
 	@echo '                bench-table, bench-mover, bench-instructions, bench-throughput'
+	@echo 'make bench-rescue   1,000 sessions of a killed node, all their users at once'
 	@echo 'make asan       the module with ASan+UBSan, for XB_ASAN=1 prove ...'
 	@echo 'make clean      remove $(B)/'
 
@@ -113,7 +114,7 @@ $(B)/control/$(1)/%_test: t/unit/%_test.c $(call control_core,$(1))
 	$$(CC) $$(CFLAGS) $$(CORE) -It/unit -MF $$@.d -o $$@ $$(filter %.c %.o,$$^) $$(LIBS)
 endef
 $(foreach n,$(sort $(CONTROLS) $(RULES)),$(eval $(call control,$(n))))
-controls: $(control_so) $(B)/layout/mod_xnat_balance.so $(B)/checked/mod_xnat_balance.so
+controls: $(control_so) $(patsubst %,$(B)/%/mod_xnat_balance.so,layout checked idle)
 
 # A module whose shared memory is of another layout: t/603-layout.t.
 $(B)/layout/xnat_shm.o: src/xnat_shm.c | have-apxs
@@ -121,6 +122,14 @@ $(B)/layout/xnat_shm.o: src/xnat_shm.c | have-apxs
 	$(CC) $(CFLAGS) -DXNAT_LAYOUT=999u $(GLUE) -c -o $@ $<
 $(B)/layout/mod_xnat_balance.so: $(B)/layout/xnat_shm.o \
     $(filter-out %/xnat_shm.o,$(call glue_obj,plain)) $(call core_obj,plain)
+	$(CC) -shared $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+# A module for which a session is long idle after a second: t/441-idle-drain.t.
+$(B)/idle/xnat_choose.o: src/xnat_choose.c | have-apxs
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DACTIVE_US=1000000 $(GLUE) -c -o $@ $<
+$(B)/idle/mod_xnat_balance.so: $(B)/idle/xnat_choose.o \
+    $(filter-out %/xnat_choose.o,$(call glue_obj,plain)) $(call core_obj,plain)
 	$(CC) -shared $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # A module whose status page says whether the session table is valid: t/600-kill.t.
@@ -231,6 +240,9 @@ bench-deps:
 bench-instructions bench-throughput bench-mover: bench-%: all | bench-deps
 	perl -It/lib t/bench/$*.pl
 
+bench-rescue: all tomcat
+	perl -It/lib t/bench/rescue.pl
+
 bench-table: $(B)/table_bench
 	$<
 
@@ -279,4 +291,5 @@ clean:
 .DELETE_ON_ERROR:
 .PHONY: all help asan controls install uninstall check tests tomcat unit fuzz-replay fuzz model \
     sim mutants bench bench-cost bench-deps bench-table bench-mover bench-instructions \
-    bench-throughput clean demo demo-up demo-down have-cc have-apxs have-clang have-spin
+    bench-throughput bench-rescue clean demo demo-up demo-down have-cc have-apxs have-clang \
+    have-spin

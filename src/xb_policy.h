@@ -93,6 +93,10 @@ typedef struct {
     _Atomic uint64_t word;
 } xb_bucket_t;
 
+/* Look-ups of sessions that nobody knows: clients can invent ids. */
+#define XB_LOOKUPS_PER_S 500.0
+#define XB_LOOKUPS_BURST (2 * XB_LOOKUPS_PER_S)
+
 /* Takes a token if there is one. rate per second > 0, burst >= 1. */
 bool xb_bucket_take(xb_bucket_t *b, double rate, double burst, int64_t now_us);
 

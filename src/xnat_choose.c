@@ -20,7 +20,9 @@
  * wants it: it costs a walk of the table. */
 #define OVERLOAD_EVERY_US 250000
 /* Moving a session that has been idle for longer does not relieve its node. */
+#ifndef ACTIVE_US
 #define ACTIVE_US (60 * SECOND_US)
+#endif
 /* A session that does not leave its draining node is verified when it has been idle for so
  * long. */
 #define SETTLED_US (5 * SECOND_US)

@@ -261,7 +261,6 @@ int xnat_gate_hold(xnat_request_t *xr, unsigned home)
 
 /* The longest that a moved marker is written for a session whose own limit is not known. */
 #define FORGETFUL_US (86400 * INT64_C(1000000))
-#define LOOKUPS_PER_S 500.0
 
 bool xnat_gate_must_look_up(const xnat_request_t *xr)
 {
@@ -276,7 +275,7 @@ bool xnat_gate_must_look_up(const xnat_request_t *xr)
     if (now - forgot > FORGETFUL_US) {
         return false;
     }
-    bool may = xb_bucket_take(&xnat_shm->lookups, LOOKUPS_PER_S, 2 * LOOKUPS_PER_S, now);
+    bool may = xb_bucket_take(&xnat_shm->lookups, XB_LOOKUPS_PER_S, XB_LOOKUPS_BURST, now);
     if (!may) {
         xnat_count(&xnat_shm->not_looked_up);
     }

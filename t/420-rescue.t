@@ -66,6 +66,20 @@ subtest 'survivors share' => sub {
     $afresh->();
 };
 
+# Of two survivors that have done nothing yet one is to carry three times as much: it got 31 to 40 of 40 (who
+# has little to do prefers it beyond its share of 30), and 19 to 21 where both weigh the same. 25 is between.
+subtest 'by weight' => sub {
+    my $pair = XB::MoveRig->new($t, nodes => [qw(w1 w2 w3)], stores => ['m4'], member => 'retry=600',
+                                conf => "$CONF$DRAIN", httpd => { name => 'pair', threads => 250 });
+    my $y = XB::Rescue->new($pair);
+    $y->{at_once} = 1;
+    $pair->httpd->manager('app', $pair->node('w3')->url, set => { w_lf => 3 });
+    my @users = $y->at('w1', 40);
+    $pair->node('w1')->stop;
+    my %at = $y->rescued($y->burst(@users));
+    cmp_ok $at{w3}, '>=', 25, join ' ', 'of 40 sessions:', %at;
+};
+
 subtest 'not to where it has been' => sub {
     my ($user) = $x->at('n1', 1);
     my @homes = ('n1');

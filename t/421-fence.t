@@ -42,8 +42,9 @@ subtest 'late answers' => sub {
     my $moved = $rig->client->session($user);
     isnt $moved, $id, 'taken over by another node';
     $n1->cont;
-    my @status = map { $rig->receive($_)->{status} } @late;
-    is_deeply \@status, [ (502) x 3 ], 'what the old home answers now is 502';
+    my @answers = map { $rig->receive($_) } @late;
+    is_deeply [ map { $_->{status} } @answers ], [ (502) x 3 ], 'what the old home answers now is 502';
+    is_deeply [ map { $_->{head} =~ /^Set-Cookie/mi } @answers ], [], '... without its Set-Cookie';
     is scalar(() = $h->error_log =~ /XB0202/g), 3, '... with a reason in the log';
     is $rig->status->{gates}{fenced}, 3, '... and counted';
     wait_for { grep { $_ eq 'late' } @{$n1->_take($id)} } 5, 'a fork at the old home';

@@ -5,6 +5,7 @@ use v5.36;
 use Test::More;
 use Time::HiRes qw(time);
 use List::Util qw(max);
+use XB::FakeJmx;
 use XB::Test;
 use XB::MoveRig;
 use XB::Rescue;
@@ -195,6 +196,32 @@ subtest 'forgotten for want of room' => sub {
     my $room = $come->(@old);
     cmp_ok $room->{looked_up}, '>', 2, 'when there is room again they are looked up';
     is $room->{not_looked_up}, $before, '... all of them';
+};
+
+# Only a session whose copies at former homes are gone can be displaced; the client has its old id.
+subtest 'one that has moved is forgotten for want of room' => sub {
+    $t->write('login', "$XB::FakeJmx::LOGIN\n");
+    chmod 0600, $t->path('login');
+    my $small = XB::MoveRig->new($t, nodes => [qw(e1 e2)], stores => ['m5'],
+        httpd => { name => 'evicts' }, conf => <<~END);
+        $CONF XnatBalanceSessions 64
+        XnatBalanceRelease /manager/jmxproxy
+        XnatBalanceReleaseAuth @{[ $t->path('login') ]}
+        END
+    my $id = $small->login('moved', 'e1');
+    $small->ask('moved', '/write?k=kept');
+    $small->drain('e1');
+    wait_for { $small->status->{copies}{released} } 10, 'a move, and a release';
+    $small->undrain('e1');
+    my @new = map { "new$_" } 1 .. 200;
+    $small->login($_) for @new;
+    $small->client->get('/logout', user => $_) for @new;
+    my $before = $small->status->{sessions}{looked_up};
+    $small->client->jar('moved')->{JSESSIONID} = $id;
+    my $r = $small->ask('moved', '/read');
+    is "$r->{status} $r->{node} @{$r->{json}{writes} // []}", '200 e2 kept',
+        'who comes with the old id is led to the new home';
+    is $small->status->{sessions}{looked_up}, $before + 1, '... after a look-up: it was forgotten';
 };
 
 # Answers are read, not understood; how many came is said at the end.

@@ -10,7 +10,7 @@ use XB::MoveRig;
 use XB::Test;
 
 my $t = XB::Test->new;
-my $a = XB::MoveRig->new($t);
+my $a = XB::MoveRig->new($t, conf => "XnatBalanceBusyHalfLife 100ms\nXnatBalanceMoveRate 100/s 100");
 $t->expect_log(qr/XB0321/);
 $t->allow_log(qr/XB0114/);              # one has two of the nodes
 my $sees = sub ($rig) { return eval { wait_for { $rig->httpd->error_log =~ /XB0321/ } 15, 'it' } };
@@ -23,6 +23,17 @@ $off->httpd->stop;
 my $b = XB::MoveRig->new($t, share => $a, nodes => [qw(n2 n3)], httpd => { name => 'second' });
 ok($sees->($b), 'one that balances more nodes is seen');
 
+# Is one of n1's sessions moved while others keep it busy?
+my $relieved = sub ($user) {
+    $a->only('n1');
+    $a->login($_, 'n1') for $user, "busy-n1";
+    $a->open;
+    my @load = $a->overload('n1', 4, 2000);
+    my $left = eval { wait_for { $a->ask($user, '/read')->{node} ne 'n1' } 2, 'a move'; 1 };
+    $a->receive($_) for @load;
+    return $left && $a->status->{moves_by_reason}{overload};
+};
+ok(!$relieved->('v'), 'an overloaded node is not relieved meanwhile');
 $a->login("u$_", 'n1') for 1 .. 4;
 $a->drain('n1');
 for (1 .. 6) {
@@ -38,10 +49,11 @@ my $left = eval {
     1;
 };
 ok($left, 'once the other is gone, they leave') or diag($@);
+$a->undrain('n1');
+ok($relieved->('w'), '... an overloaded node, too');
 
 $b->httpd->start;
 wait_for { $b->httpd->error_log =~ /XB0321.*XB0321/s } 15, 'the other back';
-$a->undrain('n1');
 my $home = $a->ask('u1', '/read')->{node};
 $t->allow_log(qr/\[proxy(?:_http)?:error\]/);
 $a->node($home)->stop;

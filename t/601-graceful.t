@@ -120,4 +120,9 @@ is_deeply [ grep { -d "/proc/$_" } @pids ], [], '... none of its children';
 my %ours = map { $_ => 1 } @pids;
 my @segments = map { [split] } split /\n/, $t->slurp('/proc/sysvipc/shm');
 is_deeply [ grep { $ours{ $_->[4] } } @segments ], [], '... no shared memory';
+
+$rig->forget;
+$status = $rig->status;
+is $status->{sessions}{capacity}, 8192, 'a stop and a start give the table its new size';
+is $status->{sessions}{remembered}, 0, '... empty';
 $t->finish;

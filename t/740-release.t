@@ -76,6 +76,7 @@ subtest 'there and back' => sub {
         });
     $site->undrain($from);
     is($half, 2 * $ROUNDS, sprintf '%d round trips in %.0f s', $USERS * $ROUNDS, time - $begin);
+    cmp_ok($site->moves - $moved, '>=', 2 * $USERS * $ROUNDS, '... to the last move');
     is(released() - $released, $site->moves - $moved, 'a copy was released after each move');
     XB::MoveRun::nothing_lost($site, $users);
     is_deeply([$site->unproven(map { $users->id($_) } $users->names)], [],
