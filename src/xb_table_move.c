@@ -193,7 +193,7 @@ bool xb_table_learn(xb_table_t *t, const xb_ref_t *ref, xb_span_t id, int path)
         rename_locked(e, id);
         if (path >= 0)
             atomic_store(&e->path, (uint8_t)path);
-        atomic_fetch_and(&e->flags, (uint8_t)~XB_SESSION_UNPROVEN);
+        atomic_fetch_and(&e->flags, (uint8_t) ~(XB_SESSION_UNPROVEN | XB_SESSION_ENDED));
     }
     xb_table_unlock(t);
     return current;
@@ -235,6 +235,10 @@ bool xb_table_gate(xb_table_t *t, uint32_t slot, uint64_t seen, unsigned target,
     next.token = (w.token + 1) & XB_TOKEN_MASK;
     if (w.state != XB_STABLE || !xb_table_lock(t))
         return false;
+    if (atomic_load(&e->word) != xb_word_pack(w)) { /* target is another's meanwhile */
+        xb_table_unlock(t);
+        return false;
+    }
     uint16_t old_target = atomic_load(&e->target);
     int64_t old_gated_us = atomic_load(&e->gated_us);
     atomic_store(&e->target, (uint16_t)target); /* before: who finds a shut gate needs them */

@@ -55,6 +55,7 @@ static unsigned plan_count;
 static int64_t overload_us[XNAT_BALANCERS_MAX];          /* last looks */
 static int64_t told_us[XNAT_BALANCERS_MAX][XB_REFUSALS]; /* refusals of what was not begun */
 static bool full;                                 /* a job of this tick has found no room */
+static bool asked_again;                          /* a held session was, in this tick */
 static int64_t draining_since_us[XB_MEMBERS_MAX]; /* 0: not draining */
 
 /* ---- plans */
@@ -275,6 +276,7 @@ static void consider_verify(const plan_t *p, uint32_t slot, const xb_view_t *v, 
         now - v->last_us > SETTLED_US && p->xb->conf.move != XNAT_MOVE_DRYRUN) {
         xnat_job_t job = job_of(p, slot, v, at, -1);
         job.kind = XNAT_JOB_VERIFY;
+        job.held = v->target == XB_TARGET_HELD;
         job.to = XNAT_TARGET_STAYS;
         job.reason = XB_MOVE_DRAIN;
         submit(&job);
@@ -397,13 +399,20 @@ static bool is_wanted(uint32_t slot, int64_t now)
 }
 
 /* A session that is held moves only as a request of its own would have it moved: its home is
- * asked first, and a node that has taken it over gets it. Idle, it must not hold up a drain. */
-static void ask_again(uint32_t slot, const xb_view_t *v, int64_t now)
+ * asked first, and a node that has taken it over gets it. Idle, it must not hold up a drain:
+ * one in a tick, not to get in the way of rescues. If its home is out of service by now, which
+ * lives all the same, it is only verified. */
+static void consider_held(const plan_t *p, uint32_t slot, const xb_view_t *v, unsigned at,
+                          int64_t now)
 {
     unsigned token;
-    if (wanted[v->w.home] == WANT_ALL && v->w.inflight == 0 && now - v->last_us > SETTLED_US &&
-        now - v->gated_us > XNAT_AT_IT_US &&
-        xb_table_gate(xnat_table, slot, v->word, v->w.home, false, now, &token)) {
+    if (!PROXY_WORKER_IS_USABLE(p->fleet.worker[at])) {
+        consider_verify(p, slot, v, at, now);
+    }
+    else if (!asked_again && xnat_moves(p->xb) && v->w.inflight == 0 &&
+             now - v->last_us > SETTLED_US && now - v->gated_us > XNAT_AT_IT_US &&
+             xb_table_gate(xnat_table, slot, v->word, v->w.home, false, now, &token)) {
+        asked_again = true;
         xnat_shm_want(slot);
     }
 }
@@ -418,16 +427,17 @@ static void consider(uint32_t slot, int64_t now)
         v.flags & XB_SESSION_ENDED || now < v.bar_until_us) {
         return;
     }
-    if (v.target == XB_TARGET_HELD) {
-        ask_again(slot, &v, now);
-        return;
-    }
     for (unsigned i = 0; i < plan_count; i++) {
         int at = xnat_fleet_position(&plans[i].fleet, v.w.home);
         if (at < 0 || plans[i].fleet.member[at] != v.w.home) {
             continue; /* of another balancer with the same nodes: that one's to move */
         }
-        if (plans[i].drains[at]) {
+        if (v.target == XB_TARGET_HELD) {
+            if (plans[i].drains[at]) {
+                consider_held(&plans[i], slot, &v, (unsigned)at, now);
+            }
+        }
+        else if (plans[i].drains[at]) {
             consider_drain(&plans[i], slot, &v, (unsigned)at, now);
         }
         else if (plans[i].overloaded && (unsigned)at == plans[i].from &&
@@ -464,7 +474,7 @@ static void walk(int64_t now)
     static uint32_t next;
     uint32_t slots = xb_table_slots(xnat_table), n = slots < SHARE ? slots : SHARE, slot = next;
     bool on = any_overloaded(), held_up = false;
-    full = false;
+    full = asked_again = false;
     want_members();
     for (uint32_t i = 0; plan_count && i < n && (on || !full); i++) {
         slot = slot < slots ? slot : 0;

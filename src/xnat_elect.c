@@ -223,30 +223,23 @@ static int has_fewer(proxy_worker *current, proxy_worker *best, void *baton)
                         best->s->elected * (apr_size_t)current->s->lbfactor;
 }
 
-/* This balancer's member that is the home, or has its route; -1: none. */
-static int position_of_home(const xnat_fleet_t *fleet, unsigned home)
-{
-    int at = xnat_fleet_position(fleet, home);
-    for (unsigned i = 0; at < 0 && home < XB_MEMBERS_MAX && i < fleet->n; i++) {
-        if (!strcmp(fleet->worker[i]->s->route, xnat_shm->route[home].route)) {
-            at = (int)i;
-        }
-    }
-    return at;
-}
-
 /* The home could serve when this request was let through to it, and cannot any more; its
  * session may even have been taken over since. The rescue, or the new home's gate, must not be
  * waited for here, under the balancer's lock: httpd finds that the home cannot serve, and comes
  * back (by stock code's ways, which mark a home in error that was only disabled in this
- * moment). */
+ * moment). Or the home serves again. */
 static proxy_worker *lost_meanwhile(const xnat_request_t *xr, const xnat_fleet_t *fleet)
 {
-    int at = position_of_home(fleet, xr->home);
-    bool lost = at >= 0 && XB_RULE(AGAIN) &&
-                ((xr->entered && !xb_table_current(xnat_table, &xr->ref)) ||
-                 xnat_gate_must_leave(xr, xr->home, fleet->worker[at]));
-    return lost ? fleet->worker[at] : NULL;
+    int at = xnat_fleet_position(fleet, xr->home);
+    if (at < 0 || !XB_RULE(AGAIN)) {
+        return NULL;
+    }
+    proxy_worker *w = fleet->worker[at];
+    bool moved = xr->entered && !xb_table_current(xnat_table, &xr->ref);
+    if (PROXY_WORKER_IS_USABLE(w)) {
+        return moved ? NULL : w;
+    }
+    return moved || xnat_gate_must_leave(xr, xr->home, w) ? w : NULL;
 }
 
 proxy_worker *xnat_request_finder(proxy_balancer *balancer, request_rec *r)
@@ -287,6 +280,22 @@ unsigned xnat_elect_home(const xnat_request_t *xr)
     return home == XB_MEMBER_NONE ? xr->ref.home : home;
 }
 
+/* It was a member of this balancer, before a restart. */
+static bool is_gone(const xnat_request_t *xr, unsigned home)
+{
+    xnat_fleet_t fleet;
+    unsigned i = 0;
+    if (xnat_fleet_worker(home) ||
+        xnat_shm->route[home].balancer != xnat_fleet_key(xr->xb->balancer)) {
+        return false;
+    }
+    xnat_fleet_snapshot(xr->xb, false, xnat_now_us(), &fleet);
+    while (i < fleet.n && fleet.member[i] != home) {
+        i++;
+    }
+    return i == fleet.n;
+}
+
 void xnat_elect_settle(xnat_request_t *xr, unsigned member)
 {
     unsigned home = xnat_elect_home(xr);
@@ -301,9 +310,13 @@ void xnat_elect_settle(xnat_request_t *xr, unsigned member)
         }
         return;
     }
-    /* The same node may be a member of two balancers under one route: that is no change. */
+    /* The same node may be a member of two balancers under one route: that is no change, unless
+     * it was this one's, by another address that is none of its members any more. */
     if (home < XB_MEMBERS_MAX &&
         !strcmp(xnat_shm->route[home].route, xnat_shm->route[member].route)) {
+        if (is_gone(xr, home)) {
+            xb_table_rehome(xnat_table, xr->ref.slot, home, member, xnat_now_us());
+        }
         return;
     }
     if (member == xr->home) {

@@ -189,18 +189,26 @@ int xnat_gate_enter(xnat_request_t *xr)
 
 /* ---- a lost home */
 
+/* The home is another balancer's member, and serves there: where the same node does not serve
+ * here, requests need not wait for what the other balancer's nodes can do. */
+static bool is_of_others(const xnat_request_t *xr, unsigned home)
+{
+    const proxy_worker *w = xnat_fleet_worker(home);
+    return w && xnat_fleet_balancer(home) != xr->xb && PROXY_WORKER_IS_USABLE(w);
+}
+
 /* The mover has looked already, and found nobody to go on with. */
 static bool is_in_vain(const xnat_request_t *xr, unsigned home)
 {
     return (xr->rescued == home || xr->revived || xr->waited) && xr->known &&
-           is_held(xr->ref.slot, home);
+           is_held(xr->ref.slot, home) && !is_of_others(xr, home);
 }
 
 bool xnat_gate_must_leave(const xnat_request_t *xr, unsigned home, const proxy_worker *w)
 {
     return xr->known && !PROXY_WORKER_IS_USABLE(w) && !*w->s->redirect &&
            !xr->xb->balancer->s->sticky_force && is_tended(xr->xb) && !is_in_vain(xr, home) &&
-           (XB_RULE(FOUND) || xr->rescued != home);
+           xr->rescued != home;
 }
 
 bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
@@ -224,8 +232,8 @@ static bool is_lost(const proxy_worker *w)
     return PROXY_WORKER_IS_ERROR(w) || PROXY_WORKER_IS(w, PROXY_WORKER_HC_FAIL);
 }
 
-/* Until the session has another home, its own can serve again, or the mover has found nobody to
- * go on with: a gate that was shut for something else opens with the session where it was. */
+/* A gate that was shut for something else opens with the session where it was: then it is shut
+ * again, for the rescue. Where the mover has no answer to that httpd's failover has to do. */
 int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
 {
     int64_t end = xnat_now_us() + patience(xr);
@@ -234,14 +242,12 @@ int xnat_gate_rescue(xnat_request_t *xr, unsigned home)
         bool fence = XB_RULE(FENCE) && is_lost(worker_of(xr, home));
         step_back(xr);
         if (shut(slot, home, XNAT_TARGET_ANY, fence) || !XB_RULE(FOUND)) {
-            xr->rescued = home;
+            xr->rescued = home; /* once */
         }
         int rv = xnat_gate_enter(xr);
-        if (rv != OK) {
+        if (rv != OK || !xr->known || xr->ref.home != home ||
+            !xnat_gate_must_rescue(xr, home)) {
             return rv;
-        }
-        if (!xr->known || xr->ref.home != home || !xnat_gate_must_rescue(xr, home)) {
-            return OK;
         }
     } while (xnat_now_us() < end);
     step_back(xr);

@@ -80,6 +80,24 @@ static void tell_full(const xnat_request_t *xr)
     }
 }
 
+/* The answer's id is in the table already: another answer brought it just now, or it is that of
+ * a session that has ended there, and lives again, here (MSM renames sessions to and fro when
+ * its memcacheds come and go). */
+static bool enter_again(xnat_request_t *xr, const xb_id_t *id, unsigned path, xb_ref_t *ref)
+{
+    xb_view_t v;
+    int64_t now = xnat_now_us();
+    if (xb_table_enter(xnat_table, (unsigned)xnat_child, xnat_tag(id->base), now, ref) !=
+        XB_ENTER_IN) {
+        return false;
+    }
+    if (xb_table_view(xnat_table, ref->slot, &v) && v.flags & XB_SESSION_ENDED) {
+        xb_table_learn(xnat_table, ref, id->whole, (int)path);
+        xb_table_rehome(xnat_table, ref->slot, ref->home, xr->member, now);
+    }
+    return true;
+}
+
 static void remember_new(xnat_request_t *xr, const xb_id_t *id, unsigned path)
 {
     xb_ref_t ref;
@@ -87,9 +105,7 @@ static void remember_new(xnat_request_t *xr, const xb_id_t *id, unsigned path)
     int64_t now = xnat_now_us();
     xb_insert_t rc = xb_table_insert(xnat_table, (unsigned)xnat_child, xnat_tag(id->base),
                                      id->whole, xr->member, 0, path, now, &ref, &forgot);
-    if (rc == XB_INSERT_EXISTS &&
-        xb_table_enter(xnat_table, (unsigned)xnat_child, xnat_tag(id->base), now, &ref) ==
-            XB_ENTER_IN) {
+    if (rc == XB_INSERT_EXISTS && enter_again(xr, id, path, &ref)) {
         rc = XB_INSERT_NEW;
     }
     xnat_request_forgot(xr, forgot);

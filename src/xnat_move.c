@@ -93,6 +93,7 @@ static xb_refusal_t prepare(xnat_steps_t *m)
 static void verify(xnat_steps_t *m, xb_refusal_t unaskable)
 {
     xb_view_t v;
+    bool held = m->job->held;
     xb_refusal_t why = xnat_flush_check(m);
     if (unaskable != XB_REFUSALS) {
         m->named =
@@ -102,12 +103,15 @@ static void verify(xnat_steps_t *m, xb_refusal_t unaskable)
     else if (why == XB_REFUSALS || why == XB_NO_MARKER) {
         why = xnat_flush(m, m->xb->conf.gate_timeout / 4);
     }
-    bool gone = why == XB_NO_MARKER && !m->named && !m->barred;
+    bool gone = why == XB_NO_MARKER && !m->named && !m->barred && !held;
     xb_table_flag(xnat_table, m->job->slot,
                   why == XB_REFUSALS ? XB_SESSION_VERIFIED
                   : gone             ? XB_SESSION_ENDED
                                      : XB_SESSION_UNMOVABLE,
                   why == XB_REFUSALS ? XB_SESSION_UNPROVEN | XB_SESSION_UNMOVABLE : 0);
+    if (held) { /* it still is */
+        xb_table_target(xnat_table, m->job->slot, m->token, XB_TARGET_HELD);
+    }
     xb_table_abort(xnat_table, m->job->slot, m->token,
                    why == XB_REFUSALS
                        ? 0

@@ -43,6 +43,7 @@ typedef struct {
     unsigned from, to; /* members; RESCUE and LOOKUP: no `to` yet */
     proxy_worker *from_worker, *to_worker;
     xb_move_t reason;
+    bool held;           /* the session, and it is only verified */
     bool wait_for_quiet; /* requests are in flight: shut the gate and let them end first */
     xb_worth_t worth;    /* goes with the session to the account of the target */
 } xnat_job_t;

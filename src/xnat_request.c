@@ -478,6 +478,7 @@ int xnat_request_sent(request_rec *r, proxy_worker *worker, proxy_server_conf *c
         return DECLINED;
     }
     xr->member = member;
+    xr->rescued = XB_MEMBER_NONE; /* if that one fails too, the mover is asked again */
     xr->node_url = url;
     xr->sent_us = xnat_now_us();
     xr->head_us = 0;

@@ -149,11 +149,18 @@ static bool holds(xnat_steps_t *m, const xnat_fleet_t *f, unsigned at)
     return why != XB_NO_FLUSH && (named || m->barred);
 }
 
+/* What speaks for an owner. */
+typedef struct {
+    int key;     /* position whose key it goes by; NOWHERE, NOT_KNOWN, NOT_YET: by none */
+    bool marked; /* the moved marker: it has been at others before */
+} owner_t;
+
 /* Rule MARK: where the moved marker says. Only if memcached has the session under other names
  * than that, its node is asked: a key of old may be a former home's, but a move that was cut
  * short leaves a marker of a home that may have lost its copy since. Markers that differ, since
  * a memcached was away, leave it to the keys. As above. */
-static int position_of_owner(xnat_steps_t *m, const xnat_fleet_t *f, int preferred)
+static int position_of_owner(xnat_steps_t *m, const xnat_fleet_t *f, int preferred,
+                             owner_t *how)
 {
     char route[PROXY_WORKER_MAX_ROUTE_SIZE];
     bool known = true, agreed = true;
@@ -162,9 +169,11 @@ static int position_of_owner(xnat_steps_t *m, const xnat_fleet_t *f, int preferr
         marked = position_of_route(f, route);
     }
     int at = position_of_key(m, f, marked >= 0 ? marked : preferred);
+    *how = (owner_t){.key = at, .marked = marked >= 0};
     if (at != NOT_YET && marked >= 0 &&
         (at < 0 || at == marked ||
          (agreed && (!XB_RULE(ASK) || holds(m, f, (unsigned)marked))))) {
+        how->key = at >= 0 ? marked : at;
         return marked;
     }
     return at == NOWHERE && !known ? NOT_KNOWN : at;
@@ -184,7 +193,8 @@ xb_refusal_t xnat_rescue_look_up(xnat_steps_t *m)
     xnat_fleet_t fleet;
     xnat_fleet_snapshot((xnat_balancer_t *)m->xb, false, xnat_now_us(), &fleet);
     int preferred = xnat_fleet_position(&fleet, m->from);
-    int owner = position_of_owner(m, &fleet, preferred);
+    owner_t how;
+    int owner = position_of_owner(m, &fleet, preferred, &how);
     xnat_count(owner == NOT_KNOWN ? &xnat_shm->not_looked_up : &xnat_shm->looked_up);
     if (owner >= 0) { /* memcached knows it, not only its client */
         xb_table_flag(xnat_table, m->job->slot, 0, XB_SESSION_UNPROVEN);
@@ -286,8 +296,9 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
         return false;
     }
     bool partial = v.flags & (XB_SESSION_PARTIAL | XB_SESSION_UNPROVEN);
+    owner_t how = {.marked = false};
     for (;;) {
-        *owner = partial           ? position_of_owner(m, f, home)
+        *owner = partial           ? position_of_owner(m, f, home, &how)
                  : XB_RULE(ANYKEY) ? position_of_key(m, f, home)
                                    : home;
         /* In its first second of trouble memcached is asked again and again, which the
@@ -297,6 +308,11 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
             break;
         }
         apr_sleep(20000);
+    }
+    if (how.marked && how.key < 0 && *owner >= 0 &&
+        !PROXY_WORKER_IS_USABLE(f->worker[*owner])) {
+        *owner = how.key; /* what it had is gone with it; others may have old copies */
+        m->wary = true;
     }
     if (*owner < 0) {
         return false;
@@ -510,7 +526,10 @@ static bool goes_on(xnat_steps_t *m)
     }
     if (!xb_id_names_route(&m->old, xnat_shm->route[m->from].route) &&
         xnat_steps_cookie_proves(m, &answer)) {
-        xnat_steps_keys_prove(m); /* whatever they say, a living home keeps its session */
+        /* Whatever the keys say, a living home keeps its session; both: it always had it. */
+        if (xnat_move_keys(m->hands, m->xb, &m->old, &m->fresh) != XNAT_KEYS_BOTH) {
+            xnat_steps_keys_prove(m);
+        }
         return true;
     }
     m->fresh = m->old;

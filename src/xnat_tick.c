@@ -144,9 +144,10 @@ static void see_to(uint32_t slot, const xb_view_t *v)
                       .reason = asked ? XB_MOVE_FAILED : XB_MOVE_DRAIN};
     if (!job.to_worker) {
         reopen(slot, false);
+        return;
     }
-    xnat_mover_submit(
-        &job); /* there is room; a child that stops leaves it to the next holder */
+    /* There is room; a child that stops leaves it to the next holder of the lease. */
+    xnat_mover_submit(&job);
 }
 
 static bool is_held_up(void)

@@ -55,7 +55,8 @@ is_deeply([ missing($reference, $decisions) ], [], 'docs/directives.md explains 
 my $glue = join '', map { text($_) } glob 'src/xnat_*.c';
 my %said = map { $_ => 1 } $glue =~ /xnat_request_say\(\s*\w+,\s*XB_\w+,\s*(.*?)\);/gs;
 my @reasons = map { /"([a-z-]+)"/g } keys %said;
-my @gate = $glue =~ /\brefuse\(\w+, "([a-z-]+)"/g;
+my %gate = map { $_ => 1 } $glue =~ /\brefuse\(\w+, "([a-z-]+)"/g;
+my @gate = sort keys %gate;
 is_deeply(\@gate, [ 'gate-crowded', 'gate-timeout', 'not-taken-over' ],
           "the gate's reasons are found in the code");
 push @reasons, @gate;

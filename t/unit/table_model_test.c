@@ -314,7 +314,7 @@ static void op_learn(held_t *h)
         return;
     memcpy(m->id, text, sizeof text);
     m->path = path < 0 ? m->path : (unsigned)path;
-    m->flags &= ~(unsigned)XB_SESSION_UNPROVEN;
+    m->flags &= ~(unsigned)(XB_SESSION_UNPROVEN | XB_SESSION_ENDED);
 }
 
 static void op_mark(unsigned tag)
