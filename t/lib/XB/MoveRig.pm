@@ -9,7 +9,7 @@
 #       piped => ['n2']: an XB::Pipe before those nodes,
 #       share => $other: its nodes and memcacheds, behind another httpd (httpd => { name => })
 #   $rig->httpd, ->client, ->node('n1') (XB::FakeMsm), ->nodes, ->store('m1') (XB::Memcached),
-#   $rig->relay('m1'), ->pipe('n2')
+#   $rig->relay('m1'), ->pipe('n2'), ->url('n2') where httpd reaches it
 #   $rig->status        the status page, decoded
 #   $rig->refusals      its refusals that are not 0, a hash;  $rig->refused('no-target')  of one
 #   $rig->mover_pid     of the child that holds the mover's lease
@@ -64,7 +64,7 @@ sub conf ($self, $more)
     my $list = join ',', map { "$_:" . ($self->{at}{$_} // $self->{store}{$_}->address) }
         @{$self->{stores}};
     my $members = join "\n",
-        map { 'BalancerMember ' . $self->_url($_) . " route=$_ $self->{member}" }
+        map { 'BalancerMember ' . $self->url($_) . " route=$_ $self->{member}" }
         @{$self->{nodes}};
     return <<"END";
 XnatBalanceMemcachedNodes "$list"
@@ -84,8 +84,7 @@ ProxyPass "/" "balancer://app/"
 END
 }
 
-# Where httpd reaches it.
-sub _url ($self, $name)
+sub url ($self, $name)
 {
     my $pipe = $self->{pipe}{$name};
     return $pipe ? 'http://127.0.0.1:' . $pipe->port : $self->{node}{$name}->url;
@@ -125,7 +124,7 @@ sub mover_pid ($self)
 
 sub _switch ($self, $flag, %on)
 {
-    $self->{h}->manager('app', $self->_url($_), $flag => $on{$_}) for sort keys %on;
+    $self->{h}->manager('app', $self->url($_), $flag => $on{$_}) for sort keys %on;
     return;
 }
 
