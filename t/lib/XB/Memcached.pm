@@ -126,9 +126,16 @@ sub _until_end ($self, $line)
 
 sub stats ($self) { return map { /^STAT (\S+) (.*)/ } $self->_until_end('stats') }
 
+# The crawler may be at its own work: BUSY, and no more is said.
 sub keys ($self)
 {
-    my @keys = map { /^key=(\S+)/ } $self->_until_end('lru_crawler metadump all');
+    my @lines;
+    XB::Test::wait_for(sub {
+        @lines = eval { $self->_until_end('lru_crawler metadump all') };
+        die $@ if $@ && $@ !~ /BUSY/;
+        return !$@;
+    }, 5, 'the crawler of memcached');
+    my @keys = map { /^key=(\S+)/ } @lines;
     return sort map { s/%([0-9A-Fa-f]{2})/chr hex $1/ger } @keys;
 }
 
