@@ -121,8 +121,10 @@ $story{NEWEST} = sub {
     is $asks->('/write?k=second'), '200 n2 first second', 'a write at n2';
     my $old = XB::FakeMsm->value("$base.n1", writes => ['first']);
     $rig->store('m1')->set("$base.n1", $old);
-    $disable->('n2');
+    $rig->drain('n2');
+    wait_for { $asks->('/read') =~ /^200 n3/ || $rig->refused('renamed-by-home') } 10, 'a move';
     is $asks->('/read'), '200 n3 first second', 'a key of old is not what n3 takes over';
+    $rig->undrain('n2');
 };
 
 # n2 takes the session over at once and never says so: its old home answers in between.
