@@ -44,7 +44,14 @@ enum {
                                   * may hold a stale copy */
     XB_RULE_FOUND = 68719476736, /* a gate that was shut for something else is no rescue */
     XB_RULE_AGAIN = 137438953472, /* nor is a home that dies once a request was let through */
-    XB_RULE_ASK = 4294967296      /* a marked node that the keys contradict is asked */
+    XB_RULE_READY = 274877906944, /* a node must answer without a cookie first */
+    XB_RULE_UNANSWERED = 1099511627776, /* who may be expiring a copy does not get it */
+    XB_RULE_RATE = 2199023255552,       /* look-ups of unknown sessions are bounded */
+    XB_RULE_ENDED = 4398046511104,      /* an ended session is nowhere */
+    XB_RULE_UNTOUCHED = 8796093022208,  /* nothing voluntary touches a held session */
+    XB_RULE_KEYLESS = 17592186044416,   /* a marker without a key is no session */
+    XB_RULE_LOGIN = 35184372088832,     /* a login that stops a HEAD ends no session */
+    XB_RULE_ASK = 4294967296            /* a marked node that the keys contradict is asked */
 };
 
 #ifndef XB_LEAVE_OUT

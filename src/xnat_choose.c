@@ -276,7 +276,7 @@ static void consider_verify(const plan_t *p, uint32_t slot, const xb_view_t *v, 
         now - v->last_us > SETTLED_US && p->xb->conf.move != XNAT_MOVE_DRYRUN) {
         xnat_job_t job = job_of(p, slot, v, at, -1);
         job.kind = XNAT_JOB_VERIFY;
-        job.held = v->target == XB_TARGET_HELD;
+        job.held = v->target == XB_TARGET_HELD && XB_RULE(UNTOUCHED);
         job.to = XNAT_TARGET_STAYS;
         job.reason = XB_MOVE_DRAIN;
         submit(&job);
@@ -432,7 +432,7 @@ static void consider(uint32_t slot, int64_t now)
         if (at < 0 || plans[i].fleet.member[at] != v.w.home) {
             continue; /* of another balancer with the same nodes: that one's to move */
         }
-        if (v.target == XB_TARGET_HELD) {
+        if (v.target == XB_TARGET_HELD && XB_RULE(UNTOUCHED)) {
             if (plans[i].drains[at]) {
                 consider_held(&plans[i], slot, &v, (unsigned)at, now);
             }

@@ -281,7 +281,8 @@ bool xnat_gate_must_look_up(const xnat_request_t *xr)
     if (now - forgot > FORGETFUL_US) {
         return false;
     }
-    bool may = xb_bucket_take(&xnat_shm->lookups, XB_LOOKUPS_PER_S, XB_LOOKUPS_BURST, now);
+    bool may = !XB_RULE(RATE) ||
+               xb_bucket_take(&xnat_shm->lookups, XB_LOOKUPS_PER_S, XB_LOOKUPS_BURST, now);
     if (!may) {
         xnat_count(&xnat_shm->not_looked_up);
     }

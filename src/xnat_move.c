@@ -103,7 +103,7 @@ static void verify(xnat_steps_t *m, xb_refusal_t unaskable)
     else if (why == XB_REFUSALS || why == XB_NO_MARKER) {
         why = xnat_flush(m, m->xb->conf.gate_timeout / 4);
     }
-    bool gone = why == XB_NO_MARKER && !m->named && !m->barred && !held;
+    bool gone = why == XB_NO_MARKER && !m->named && !(m->barred && XB_RULE(LOGIN)) && !held;
     xb_table_flag(xnat_table, m->job->slot,
                   why == XB_REFUSALS ? XB_SESSION_VERIFIED
                   : gone             ? XB_SESSION_ENDED

@@ -291,7 +291,8 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
     int home = xnat_fleet_position(f, m->from);
     xb_view_t v = {.flags = 0};
     xb_table_view(xnat_table, m->job->slot, &v);
-    if (v.flags & XB_SESSION_ENDED) { /* an old copy may have written its key anew */
+    if (v.flags & XB_SESSION_ENDED &&
+        XB_RULE(ENDED)) { /* an old copy may have written its key anew */
         *owner = NOWHERE;
         return false;
     }
@@ -309,7 +310,7 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
         }
         apr_sleep(20000);
     }
-    if (how.marked && how.key < 0 && *owner >= 0 &&
+    if (XB_RULE(KEYLESS) && how.marked && how.key < 0 && *owner >= 0 &&
         !PROXY_WORKER_IS_USABLE(f->worker[*owner])) {
         *owner = how.key; /* what it had is gone with it; others may have old copies */
         m->wary = true;

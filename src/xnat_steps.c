@@ -276,7 +276,7 @@ xb_refusal_t xnat_steps_ready(const xnat_steps_t *m)
 {
     xnat_probe_answer_t answer;
     int64_t gate = m->xb->conf.gate_timeout, most = gate / 4 < READY_US ? gate / 4 : READY_US;
-    if (xnat_health_is_well(m->to)) {
+    if (!XB_RULE(READY) || xnat_health_is_well(m->to)) {
         return XB_REFUSALS;
     }
     if (xnat_health_is_silent(m->to)) { /* asked again for want of a better one */
