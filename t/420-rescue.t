@@ -200,8 +200,9 @@ subtest 'a child is killed meanwhile' => sub {
     for my $user (@users) {
         my @at = $x->nodes_of(@{$r{$user}});
         my $base = XB::FakeMsm->base($x->id($user));
-        my @keys = grep { /^$base/ } $rig->store('m1')->keys;
-        is "@at @keys", "$at[0] $base.$at[0]", "$user: one home, one key";
+        my $keys = sub { return join ' ', grep { /^$base/ } $rig->store('m1')->keys };
+        eval { wait_for { $keys->() eq "$base.$at[0]" } 5, 'its key' };
+        is "@at " . $keys->(), "$at[0] $base.$at[0]", "$user: one home, one key";
         my %is = map { $_ => 1 } @{$rig->ask($user, '/read')->{json}{writes}};
         is join(' ', grep { !$is{$_} } @{$x->{written}{$user}}), '', '... nothing lost';
     }

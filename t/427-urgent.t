@@ -34,5 +34,5 @@ for my $user (map { "r$_" } 1 .. 3) {
 }
 is_deeply [ grep { $_ > 4 } keys %busy ], [], 'two workers are kept for that';
 cmp_ok $rig->moved, '<', $SESSIONS, 'the drain was still under way';
-$t->allow_log(qr/AH01114|AH00957|AH00959|AH01102|AH00898/);
+$t->allow_log(qr/AH01114|AH00940|AH00957|AH00959|AH01102|AH00898/);
 $t->finish;

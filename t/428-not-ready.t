@@ -72,5 +72,5 @@ subtest 'a rescue' => sub {
     is_deeply [ $rig->node('n2')->heads ], [], '... the other was sent no session';
 };
 $rig->node('n2')->hang_up;
-$t->allow_log(qr/AH01114|AH00957|AH00959|AH01102|AH00898/);
+$t->allow_log(qr/AH01114|AH00940|AH00957|AH00959|AH01102|AH00898/);
 $t->finish;

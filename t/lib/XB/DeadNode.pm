@@ -25,7 +25,7 @@ use XB::Site ();
 use XB::Test;
 use XB::Users ();
 
-my $UNREACHABLE = qr/AH(?:01114|00957|00959|01102|01110|00898)/;
+my $UNREACHABLE = qr/AH(?:01114|00940|00957|00959|01102|01110|00898)/;
 
 sub new ($class, %opt)
 {
