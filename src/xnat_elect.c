@@ -280,20 +280,17 @@ unsigned xnat_elect_home(const xnat_request_t *xr)
     return home == XB_MEMBER_NONE ? xr->ref.home : home;
 }
 
-/* It was a member of this balancer, before a restart. */
+/* It was a member of this balancer, before a restart. A process meets all that are by a
+ * snapshot of the fleet, and needs one only once. */
 static bool is_gone(const xnat_request_t *xr, unsigned home)
 {
     xnat_fleet_t fleet;
-    unsigned i = 0;
     if (xnat_fleet_worker(home) ||
         xnat_shm->route[home].balancer != xnat_fleet_key(xr->xb->balancer)) {
         return false;
     }
     xnat_fleet_snapshot(xr->xb, false, xnat_now_us(), &fleet);
-    while (i < fleet.n && fleet.member[i] != home) {
-        i++;
-    }
-    return i == fleet.n;
+    return !xnat_fleet_worker(home);
 }
 
 void xnat_elect_settle(xnat_request_t *xr, unsigned member)

@@ -14,8 +14,9 @@ int xnat_gate_enter(xnat_request_t *xr);
 bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home);
 /* The same of a home that is this worker; takes no lock. */
 bool xnat_gate_must_leave(const xnat_request_t *xr, unsigned home, const proxy_worker *w);
-/* Shuts the gate behind a fence, asks the mover, waits, and counts the request in again, until
- * it need not be rescued any more: the home may be another now. OK, or 503. */
+/* Shuts the gate behind a fence, asks the mover, waits, and counts the request in again; all of
+ * it anew where the gate was shut for something else. OK (the home may be another now), or
+ * 503. */
 int xnat_gate_rescue(xnat_request_t *xr, unsigned home);
 /* After its session's rescue has ended without one: 503 if the session is held
  * (XB_TARGET_HELD), else OK. */

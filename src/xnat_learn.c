@@ -92,7 +92,7 @@ static bool enter_again(xnat_request_t *xr, const xb_id_t *id, unsigned path, xb
         return false;
     }
     if (xb_table_view(xnat_table, ref->slot, &v) && v.flags & XB_SESSION_ENDED) {
-        xb_table_learn(xnat_table, ref, id->whole, (int)path);
+        xb_table_learn(xnat_table, ref, id->whole, path != XNAT_PATH_UNKNOWN ? (int)path : -1);
         xb_table_rehome(xnat_table, ref->slot, ref->home, xr->member, now);
     }
     return true;

@@ -279,8 +279,8 @@ static int expire(release_t *r, unsigned token)
         }
         held = xnat_jmx_expire(&r->jmx, r->former);
         r->unanswered = held == XB_HELD_UNREACHABLE;
-        if (r->unanswered && XB_RULE(UNANSWERED)) { /* it may yet: what is taken over there
-                                                       meanwhile would end, too */
+        /* It may yet: what is taken over there meanwhile would end, too. */
+        if (r->unanswered && XB_RULE(UNANSWERED)) {
             xb_table_ask(xnat_table, r->job->slot, r->job->from, xnat_now_us());
         }
         there = there && XB_RULE(LOOK);

@@ -31,7 +31,8 @@ typedef struct {
     bool made_session; /* the answer opened a new session */
     unsigned attempts;
     unsigned stand_in; /* home that it has left to go back to its own; XB_MEMBER_NONE */
-    unsigned rescued;  /* member from which it has asked for its session's rescue */
+    unsigned rescued;  /* member from which it has asked for its session's rescue since it was
+                        * last sent to one; XB_MEMBER_NONE */
     unsigned home;     /* its session's, when this attempt was decided; only while `known` */
     unsigned plan;     /* member that finder must choose; XB_MEMBER_NONE: elect */
     unsigned member;   /* member that it was sent to last; XB_MEMBER_NONE: none yet */

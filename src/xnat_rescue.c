@@ -291,8 +291,8 @@ static bool find_stored(xnat_steps_t *m, const xnat_fleet_t *f, int *owner)
     int home = xnat_fleet_position(f, m->from);
     xb_view_t v = {.flags = 0};
     xb_table_view(xnat_table, m->job->slot, &v);
-    if (v.flags & XB_SESSION_ENDED &&
-        XB_RULE(ENDED)) { /* an old copy may have written its key anew */
+    /* An old copy may have written its key anew. */
+    if (v.flags & XB_SESSION_ENDED && XB_RULE(ENDED)) {
         *owner = NOWHERE;
         return false;
     }
@@ -513,8 +513,8 @@ static bool answers(xnat_steps_t *m, xnat_probe_answer_t *answer)
     return true;
 }
 
-/* The session has another node's name, under which it was found in memcached: a home that loads
- * it takes it over. */
+/* Does the session go on at its home? m->fresh: by which name. If it was found in memcached
+ * under another node's, a home that loads it takes it over. */
 static bool goes_on(xnat_steps_t *m)
 {
     xnat_probe_answer_t answer;
