@@ -65,6 +65,39 @@ bool xnat_elect_is_usable(proxy_worker *w, server_rec *s)
     return PROXY_WORKER_IS_USABLE(w);
 }
 
+/* Both called under the balancer's lock. */
+static bool are_all_in_error(const proxy_balancer *b)
+{
+    proxy_worker **w = (proxy_worker **)b->workers->elts;
+    int i = 0;
+    while (i < b->workers->nelts && PROXY_WORKER_IS_ERROR(w[i])) {
+        i++;
+    }
+    return i == b->workers->nelts;
+}
+
+static void try_all_again(proxy_balancer *b, server_rec *s)
+{
+    proxy_worker **w = (proxy_worker **)b->workers->elts;
+    for (int i = 0; i < b->workers->nelts; i++) {
+        xnat_elect_is_usable(w[i], s);
+    }
+    bool force = b->s->forcerecovery && are_all_in_error(b);
+    for (int i = 0; force && i < b->workers->nelts; i++) {
+        w[i]->s->retries++;
+        w[i]->s->status &= ~PROXY_WORKER_IN_ERROR;
+    }
+}
+
+void xnat_elect_recover(proxy_balancer *b, server_rec *s)
+{
+    PROXY_THREAD_LOCK(b);
+    if (are_all_in_error(b)) {
+        try_all_again(b, s);
+    }
+    PROXY_THREAD_UNLOCK(b);
+}
+
 /* Who serves a route, as stock code would look for it: its member, else its hot standby. */
 static proxy_worker *usable_of_route(const xnat_fleet_t *fleet, const char *route,
                                      server_rec *s)
@@ -79,6 +112,20 @@ static proxy_worker *usable_of_route(const xnat_fleet_t *fleet, const char *rout
         }
     }
     return NULL;
+}
+
+bool xnat_elect_has_standby(const xnat_request_t *xr, const proxy_worker *home)
+{
+    xnat_fleet_t fleet;
+    xnat_fleet_snapshot(xr->xb, false, xnat_now_us(), &fleet);
+    for (unsigned i = 0; i < fleet.n; i++) {
+        proxy_worker *w = fleet.worker[i];
+        if (w != home && *w->s->route && !strcmp(w->s->route, home->s->route) &&
+            xnat_elect_is_usable(w, xr->r->server)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* The planned home, its standby, or where the administrator redirects its sessions. NULL: none

@@ -102,8 +102,8 @@ static proxy_worker *worker_of(const xnat_request_t *xr, unsigned home)
 static void ask_home(xnat_request_t *xr)
 {
     proxy_worker *w = worker_of(xr, xr->ref.home);
-    if (w) {
-        xnat_elect_is_usable(w, xr->r->server);
+    if (w && !xnat_elect_is_usable(w, xr->r->server)) {
+        xnat_elect_recover(xr->xb->balancer, xr->r->server);
     }
     /* Once: nobody may be able to ask that home. */
     xr->revived = shut(xr->ref.slot, xr->ref.home, xr->ref.home, false);
@@ -214,7 +214,11 @@ bool xnat_gate_must_leave(const xnat_request_t *xr, unsigned home, const proxy_w
 bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
 {
     const proxy_worker *w = worker_of(xr, home);
-    return w && xnat_gate_must_leave(xr, home, w);
+    if (!w || !xnat_gate_must_leave(xr, home, w)) {
+        return false;
+    }
+    xnat_elect_recover(xr->xb->balancer, xr->r->server);
+    return !PROXY_WORKER_IS_USABLE(w) && !xnat_elect_has_standby(xr, w);
 }
 
 static void step_back(xnat_request_t *xr)

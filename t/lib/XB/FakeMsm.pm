@@ -10,7 +10,7 @@
 #       session, in which others look too
 # Paths, with the context before the last slash:
 #   login         begins a session (node=m2: on that memcached; path=/x: its cookie says so; max=N:
-#                 this node stores it with that many seconds to be idle)
+#                 this node stores it with that many seconds to be idle; as=BASE: its id)
 #   write?k=K     adds K to it          read    gives { id, node, writes }       logout  ends it
 #   others        as XB::Backend, in the session that the cookie names
 #   any of these: ms=N the work takes so long, ends=N it is stored N ms after the answer, queue=N
@@ -266,8 +266,9 @@ sub _answer ($self, $req, $conn)
 
 sub _login ($self, $req, $conn)
 {
-    my ($node, $path) = map { $req->{query}{$_} ? $req->{query}{$_}[0] : undef } qw(node path);
-    my $id = $self->session_id;
+    my ($node, $path, $as) =
+        map { $req->{query}{$_} ? $req->{query}{$_}[0] : undef } qw(node path as);
+    my $id = defined $as ? "$as.$self->{route}" : $self->session_id;
     $id =~ s/-\w+\./-$node./ if defined $node;
     $self->_put($id, []);
     $self->_put('max-' . $self->base($id), $req->{query}{max}[0]) if $req->{query}{max};
