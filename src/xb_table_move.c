@@ -324,7 +324,8 @@ void xb_table_target(xb_table_t *t, uint32_t slot, unsigned token, unsigned targ
 }
 
 /* The word before the id: if the committer dies between, the session is at its right home and
- * its id is unknown (the repair sees to that) until the next answer tells it. */
+ * its id is unknown (the repair sees to that) until the next answer tells it. Where the home
+ * stays, a request that it is at work on yet is none that was left behind. */
 static void commit_locked(xb_table_t *t, uint32_t slot, unsigned home, xb_span_t id)
 {
     xb_entry_t *e = xb_table_entry(t, slot);
@@ -332,7 +333,7 @@ static void commit_locked(xb_table_t *t, uint32_t slot, unsigned home, xb_span_t
     atomic_store(&t->dirty, (slot + 1) | XB_DIRTY_RENAME);
     do {
         w = xb_entry_word(e);
-        next = fenced(w);
+        next = w.home == home ? w : fenced(w);
         next.state = XB_STABLE;
         next.home = home;
     } while (!xb_entry_swap(e, w, next));

@@ -252,8 +252,8 @@ static void leave_behind(const xnat_steps_t *m)
     }
 }
 
-/* The commit to where it is opens a new epoch: what the former life of the node still answers
- * is not believed. Its id is the one it had, whatever others have answered. */
+/* What is in flight at the home goes on: it need not have restarted, its host may only have
+ * been out of reach. Its id is the one it had, whatever others have answered. */
 static xb_refusal_t revive(xnat_steps_t *m)
 {
     xb_refusal_t why = xnat_rescue_revive(m);

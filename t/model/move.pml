@@ -417,7 +417,7 @@ proctype Mover() {
               :: else
               fi;
               if
-              :: state == MOVING && token == my -> held = 0; epoch++; infl = 0; state = STABLE; to = NONE
+              :: state == MOVING && token == my -> held = 0; state = STABLE; to = NONE
               :: else
               fi
           }

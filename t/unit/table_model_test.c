@@ -413,10 +413,12 @@ static void end_move(model_t *m, unsigned tag, unsigned token, bool ours, unsign
         return;
     visit(m, m->home);
     visit(m, home);
+    if (m->home != home) {
+        m->inflight = 0;
+        m->life = ++lives;
+    }
     m->home = home;
     m->last_us = now > m->last_us ? now : m->last_us;
-    m->inflight = 0;
-    m->life = ++lives;
     memcpy(m->id, text, sizeof text);
 }
 

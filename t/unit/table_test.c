@@ -225,6 +225,13 @@ static void test_fence(void)
     is_int(view(slot).visited[0].touched_us, now + 1000, "but its copy lived till now");
     leave(&b);
     is_int(view(slot).w.inflight, 0, "the new one's does");
+    is_int(enter(7, &a), XB_ENTER_IN, "in flight at a home that is asked if it has restarted");
+    ok(gate(slot, 2, false, &token), "gate without a fence");
+    ok(xb_table_commit(table, slot, token, 2, (xb_span_t){"x", 1}, now, 0), "it is");
+    ok(xb_table_current(table, &a), "it goes on");
+    is_int(view(slot).w.inflight, 1, "and counts");
+    leave(&a);
+    is_int(view(slot).w.inflight, 0, "until it ends");
     end("fence");
 }
 
