@@ -15,7 +15,7 @@ my $MODULE = 'build/checked/mod_xnat_balance.so';
 }
 my $t = XB::Test->new;
 my $rig = XB::MoveRig->new($t, nodes => [qw(n1 n2)], relay => 1,
-                           httpd => { children => 3, module => $MODULE },
+                           httpd => { children => 3, threads => 24, module => $MODULE },
                            conf => "XnatBalanceMemcachedTimeout 5s");
 my ($h, $c) = ($rig->httpd, $rig->client);
 my ($n1, $n2) = $rig->nodes;
