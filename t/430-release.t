@@ -20,6 +20,9 @@ XnatBalanceMoveRest 0s
 XnatBalanceBusyHalfLife 100ms
 XnatBalanceMoveRate 100/s 100
 XnatBalanceMemcachedTimeout 1s
+<LocationMatch "/manager(;[^/]*)?(/|\$)">
+Require all denied
+</LocationMatch>
 END
 my ($n1, $n2) = map { $rig->node($_) } qw(n1 n2);
 
@@ -36,6 +39,14 @@ sub drain ($from, $to)
     wait_for { $rig->moved > $before } 10, "a move from $from to $to";
     return;
 }
+
+subtest 'no way for clients' => sub {
+    my @ways = map { "$_?get=x" } '/manager/jmxproxy', '/manager;x/jmxproxy', '//manager/jmxproxy',
+        '/manager/jmxproxy;x', '/x/..;/manager/jmxproxy', '/x/..;a=b/manager/jmxproxy',
+        '/%6danager/jmxproxy', '/x/%2e%2e;/manager/jmxproxy', '/x/../manager/jmxproxy';
+    $t->allow_log(qr{AH01630: client denied by server configuration: proxy:balancer});
+    is $rig->client->get($_)->{status}, 403, "$_ is barred as docs/operations.md says" for @ways;
+};
 
 subtest 'there and back' => sub {
     $rig->only('n1');
