@@ -54,6 +54,9 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
 {
     (void)plog;
     (void)ptemp;
+    if (ap_state_query(AP_SQ_MAIN_STATE) != AP_SQ_MS_CREATE_PRE_CONFIG) {
+        xnat_config_check_in_force(s);
+    }
     return xnat_shm_post_config(pconf, s);
 }
 

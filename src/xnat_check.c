@@ -18,6 +18,25 @@ static bool is_ours(const proxy_balancer *b)
     return !strcmp(b->s->lbpname, "xnat");
 }
 
+static void tell_shared_route(server_rec *s, const proxy_balancer *b, const xnat_conf_t *conf,
+                              const proxy_worker *one, const proxy_worker *other)
+{
+    if (!((one->s->status ^ other->s->status) & PROXY_WORKER_HOT_STANDBY)) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0111),
+                        "%s: members %s and %s have the same route=%s: a session cannot "
+                        "tell them apart; each Tomcat needs a jvmRoute of its own",
+                        b->s->name, one->s->name, other->s->name, one->s->route);
+    }
+    else if (conf->nodes) {
+        xnat_log_server(APLOG_WARNING, 0, s, XB(0130),
+                        "%s: a standby and its primary have the same route=%s: nothing can "
+                        "prove that the standby has taken a session over, so that users of the "
+                        "primary get 503 while it is out; give the standby a route= and "
+                        "jvmRoute of its own",
+                        b->s->name, one->s->route);
+    }
+}
+
 /* Members that share a route, have none though sessions are to stick, or one that MSM does not
  * know as a part of an id. */
 static void check_routes(server_rec *s, const proxy_balancer *b, const xnat_conf_t *conf)
@@ -40,13 +59,8 @@ static void check_routes(server_rec *s, const proxy_balancer *b, const xnat_conf
                             b->s->name, w[i]->s->name, w[i]->s->route);
         }
         for (int j = 0; j < i; j++) {
-            if (!strcmp(w[i]->s->route, w[j]->s->route) &&
-                !((w[i]->s->status ^ w[j]->s->status) & PROXY_WORKER_HOT_STANDBY)) {
-                xnat_log_server(
-                    APLOG_WARNING, 0, s, XB(0111),
-                    "%s: members %s and %s have the same route=%s: a session cannot "
-                    "tell them apart; each Tomcat needs a jvmRoute of its own",
-                    b->s->name, w[j]->s->name, w[i]->s->name, w[i]->s->route);
+            if (!strcmp(w[i]->s->route, w[j]->s->route)) {
+                tell_shared_route(s, b, conf, w[j], w[i]);
             }
         }
     }
@@ -254,10 +268,30 @@ static void check_sections(server_rec *main_server, server_rec *s)
     }
 }
 
+/* Balancers (proxy_balancer *) of the configuration that was checked last that are ours by it.
+ */
+static apr_array_header_t *ours;
+
+/* BalancerPersist keeps what balancer-manager knew, the method included: a running site to
+ * whose file `lbmethod=xnat` is added goes on as it was. */
+void xnat_config_check_in_force(server_rec *s)
+{
+    for (int i = 0; ours && i < ours->nelts; i++) {
+        const proxy_balancer *b = APR_ARRAY_IDX(ours, i, const proxy_balancer *);
+        if (!is_ours(b)) {
+            xnat_log_server(
+                APLOG_WARNING, 0, s, XB(0131),
+                "%s: lbmethod=xnat of the configuration is not in force, "
+                "BalancerPersist has kept %s: choose xnat in balancer-manager, once",
+                b->s->name, b->s->lbpname);
+        }
+    }
+}
+
 int xnat_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *main)
 {
-    (void)pconf;
     (void)plog;
+    ours = apr_array_make(pconf, 4, sizeof(const proxy_balancer *));
     for (server_rec *s = main; s; s = s->next) {
         proxy_server_conf *proxy = ap_get_module_config(s->module_config, &proxy_module);
         proxy_balancer *b = (proxy_balancer *)proxy->balancers->elts;
@@ -265,6 +299,7 @@ int xnat_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, se
         for (int i = 0; i < proxy->balancers->nelts; i++) {
             check_inherited(main, s, &b[i]);
             if (is_ours(&b[i])) {
+                APR_ARRAY_PUSH(ours, const proxy_balancer *) = &b[i];
                 xnat_conf_t conf = xnat_config_in_force(s, proxy, &b[i]);
                 check_routes(s, &b[i], &conf);
                 check_size(s, &b[i]);

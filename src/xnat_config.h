@@ -82,6 +82,9 @@ void *xnat_config_merge(apr_pool_t *p, void *base, void *add);
 /* check_config hook (xnat_check.c): what one directive alone cannot know. Warns, never refuses.
  */
 int xnat_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s);
+/* After mod_proxy_balancer's post_config: warns of a balancer of lbmethod=xnat that has another
+ * method all the same. */
+void xnat_config_check_in_force(server_rec *s);
 
 /* The server-wide values, and those of one balancer; defaults filled in. */
 xnat_conf_t xnat_config_server(server_rec *s);

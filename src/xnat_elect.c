@@ -114,20 +114,6 @@ static proxy_worker *usable_of_route(const xnat_fleet_t *fleet, const char *rout
     return NULL;
 }
 
-bool xnat_elect_has_standby(const xnat_request_t *xr, const proxy_worker *home)
-{
-    xnat_fleet_t fleet;
-    xnat_fleet_snapshot(xr->xb, false, xnat_now_us(), &fleet);
-    for (unsigned i = 0; i < fleet.n; i++) {
-        proxy_worker *w = fleet.worker[i];
-        if (w != home && *w->s->route && !strcmp(w->s->route, home->s->route) &&
-            xnat_elect_is_usable(w, xr->r->server)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* The planned home, its standby, or where the administrator redirects its sessions. NULL: none
  * of them can serve. */
 static proxy_worker *planned(const xnat_request_t *xr, const xnat_fleet_t *fleet)

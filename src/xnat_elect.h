@@ -12,8 +12,6 @@ bool xnat_elect_is_usable(proxy_worker *w, server_rec *s);
  * httpd's choice (force_recovery in mod_proxy_balancer.c, forcerecovery=). Takes the balancer's
  * thread lock. */
 void xnat_elect_recover(proxy_balancer *b, server_rec *s);
-/* Can another member with this home's route serve, such as its hot standby? As above. */
-bool xnat_elect_has_standby(const xnat_request_t *xr, const proxy_worker *home);
 /* Where the session of this request is at home now. */
 unsigned xnat_elect_home(const xnat_request_t *xr);
 /* The request goes to `member`: its session's home follows if httpd has chosen another. */

@@ -218,7 +218,7 @@ bool xnat_gate_must_rescue(const xnat_request_t *xr, unsigned home)
         return false;
     }
     xnat_elect_recover(xr->xb->balancer, xr->r->server);
-    return !PROXY_WORKER_IS_USABLE(w) && !xnat_elect_has_standby(xr, w);
+    return !PROXY_WORKER_IS_USABLE(w);
 }
 
 static void step_back(xnat_request_t *xr)

@@ -56,7 +56,7 @@ subtest 'a sound set-up' => sub {
         'two members, drain only' => config(members => [ 'route=n1', 'route=n2' ],
                                             server => "$nodes\nXnatBalanceMove Drain"),
         'two members, no memcached' => config(members => [ 'route=n1', 'route=n2' ]),
-        'a standby for each' => config(
+        'a standby of the same route, no memcached' => config(
             members => [ 'route=n1', 'route=n1 status=+H', 'route=n2' ]),
         'a dot, no memcached' => config(members => [ 'route=n1.a', 'route=n2', 'route=n3' ]),
         'not ours' => config(method => 'bytraffic', members => [ '', 'route=n1', 'route=n1' ],
@@ -98,6 +98,9 @@ my @unsound = (
       config(server => "$nodes\nXnatBalanceReleaseAuth login") ],
     [ 'release without password', XB0126 => qr{XnatBalanceRelease without XnatBalanceReleaseAuth: },
       config(server => "$nodes\nXnatBalanceRelease /jmx") ],
+    [ 'a standby of the same route, with memcached', XB0130 =>
+      qr{a standby and its primary have the same route=n1: .* route= and jvmRoute of its own},
+      config(members => [ 'route=n1', 'route=n1 status=+H', 'route=n2' ], server => $nodes) ],
     [ 'very many members', XB0127 => qr{of 129 members 128 are balanced by their load},
       config(members => [ map { "route=n$_" } 1 .. 129 ]) ],
     [ 'a method that is not inherited', XB0117 =>

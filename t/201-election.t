@@ -307,6 +307,20 @@ subtest 'BalancerPersist' => sub {
         my $n = tally(map { node($p->client->get('/app/echo')) } 1 .. 10);
         is(join(' ', sort keys %$n), 'n1 n3', "$how: n2 still drains");
     }
+
+    my $conf = sub ($method) {
+        return "BalancerPersist On\n" . qq{ProxyPass "/balancer-manager" "!"\n}
+            . block('app', $method, '', '', '', '');
+    };
+    $p = $t->httpd(name => 'kept', conf => $conf->('byrequests'));
+    my $restart = sub { $p->stop; $p->set_conf($conf->('xnat')); $p->start };
+    my $told = sub { return scalar(() = $p->error_log =~ /XB0131: .* kept byrequests: /g) };
+    $restart->();
+    is($told->(), 1, 'a method from before that httpd has kept is told');
+    $p->manager('app', undef, lbmethod => 'xnat');
+    $restart->();
+    is($told->(), 1, '... and not when xnat has been chosen');
+    $t->allow_log(qr/XB0131: /);
 };
 
 $t->finish;
