@@ -239,6 +239,27 @@ subtest 'a request that outlives its node' => sub {
         '... since its end is not taken for a sign of life of the new one';
 };
 
+subtest 'out of reach for a while, not restarted' => sub {
+    $rig->only('n1');
+    $rig->login('e', 'n1');
+    $rig->open;
+    my ($first) = burst($rig, 'e');
+    $n1->hang_up;
+    wait_for { connections($n1) == 1 } 5, 'the watching connection';
+    my ($leader, $before) = ($n1->process->pid, restarts($rig, 'n1'));
+    my ($watched) = grep { $_ != $leader } map { /^(\d+)/ } $n1->process->leftover;
+    my $slow = $rig->send('e', '/write?k=slow&ms=3000');
+    wait_for { $rig->status->{sessions_by_state}{'in-flight'} } 5, 'a request in flight';
+    kill KILL => $leader, $watched;     # refuses connections; those that are open go on
+    $rig->idle(0.3);
+    $n1->start;
+    wait_for { restarts($rig, 'n1') > $before } 10, 'n1 to be taken for restarted';
+    my ($second, @bad) = burst($rig, 'e');
+    is_deeply \@bad, [], 'the next requests are served';
+    is $rig->receive($slow)->{status}, 200, 'the one that was in flight, too';
+    is_deeply [ map { lost($rig, $_) } $first, $second, { e => ['slow'] } ], [], 'nothing is lost';
+};
+
 subtest 'up, but its applications are not' => sub {
     my @users = ('c1', 'c2');
     $rig->only('n1');
