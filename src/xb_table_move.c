@@ -325,7 +325,7 @@ void xb_table_target(xb_table_t *t, uint32_t slot, unsigned token, unsigned targ
 
 /* The word before the id: if the committer dies between, the session is at its right home and
  * its id is unknown (the repair sees to that) until the next answer tells it. Where the home
- * stays, a request that it is at work on yet is none that was left behind. */
+ * stays, its requests in flight are not given up. */
 static void commit_locked(xb_table_t *t, uint32_t slot, unsigned home, xb_span_t id)
 {
     xb_entry_t *e = xb_table_entry(t, slot);

@@ -156,4 +156,12 @@ is_deeply [ grep { /^set/ && !/^set xnat-balance:moved:[0-9A-F]{32}-m1 0 (?:0|19
 my $id_or_pin = qr/(?:xnat-balance:pin:[0-9A-F]{32}-m1|[0-9A-F]{32}-m1\.n[123])/;
 is_deeply [ grep { /^get/ && !/^get $id_or_pin$/ } @said ], [],
     'it asks for pins and for the keys of sessions only';
+
+# ---- a pin holds a session back from moves, not from its rescue
+
+is $rig->ask('pinned', '/read')->{node}, 'n1', 'the pinned session is where it was';
+$n{n1}->stop;
+my $rescued = $rig->ask('pinned', '/read');
+is "$rescued->{status} $rescued->{node}", '200 n2', '... and is rescued when its node dies';
+$t->allow_log(qr/AH01114|AH00957|AH00959|AH00940|AH01102|AH00898/);
 $t->finish;

@@ -125,21 +125,21 @@ subtest 'idle connections that the node closes are no restart' => sub {
     is restarts($rig, 'n1'), $before, 'no restart in the log';
 };
 
-subtest 'down for long, and a member in error' => sub {
+subtest 'down for long, and a member out of service' => sub {
     restart($rig, 'n1', code => sub { $rig->idle(1.5) });
     $n1->clear;
     my ($more, @bad) = burst($rig, $at1[0]);
     is_deeply [ @bad, lost($rig, $more) ], [], 'served';
     is scalar(heads($n1, $c->session($at1[0]))), 1, 'by one HEAD first';
 
-    $h->manager('app', $n1->url, error => 1);
+    $h->manager('app', $n1->url, disabled => 1);
     my $before = restarts($rig, 'n1');
     $n1->hang_up;
     wait_for { connections($n1) == 1 } 5, 'the watching connection';
     $rig->idle(0.2);
-    $h->manager('app', $n1->url, error => 0);
+    $h->manager('app', $n1->url, disabled => 0);
     is restarts($rig, 'n1'), $before,
-        'a member in error whose idle connection ends has not restarted';
+        'a member out of service whose idle connection ends has not restarted';
 };
 
 subtest 'the mover dies' => sub {

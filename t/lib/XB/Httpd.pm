@@ -15,7 +15,7 @@
 #   $h->set_conf($text)                  # for the next graceful, restart or start
 #   my ($status, $output) = $h->configtest($conf);     # of $conf in this very frame
 #   $h->manager('name', 'http://127.0.0.1:1', drain => 1)
-#                                        # drain disabled standby spare stopped error ignore
+#                                        # drain disabled standby spare stopped ignore hcfailed
 #   $h->manager('name', undef, lbmethod => 'byrequests')    # set => { w_lf => 2 }: raw fields
 #   $h->manager_get($query)              # a page of it, with the Referer that it wants
 #   my %m = $h->members('name')          # route => { url status elected busy to from load
@@ -260,7 +260,7 @@ sub logged ($self, $n, $kind)
 # ---- balancer-manager
 
 my %FLAG = (drain => 'N', disabled => 'D', standby => 'H', spare => 'R', stopped => 'S',
-            error => 'E', ignore => 'I', hcfailed => 'C');
+            ignore => 'I', hcfailed => 'C');
 
 # balancer-manager heeds parameters only from its own pages.
 sub manager_get ($self, $query = '')
